@@ -1,0 +1,41 @@
+"""Errors that reach the user: one root, one exit code per cause (the numbers are sysexits.h's)."""
+
+
+class EdgeDetectorError(Exception):
+    """Root of all errors of this package; the message says what is wrong and what to do next."""
+
+    exit_code = 70  # EX_SOFTWARE
+
+
+class ConfigError(EdgeDetectorError):
+    """A setting is missing, unknown or out of range; restarting will not help."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class ModelError(EdgeDetectorError):
+    """A model file cannot be used: missing, damaged, foreign, or at odds with its labels."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class DelegateError(EdgeDetectorError):
+    """An accelerator or the runtime that drives it is not available."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class SourceError(EdgeDetectorError):
+    """A camera, stream, video or picture cannot be opened or read."""
+
+    exit_code = 66  # EX_NOINPUT
+
+
+class PublishError(EdgeDetectorError):
+    """Results cannot leave the device: port in use, file not writable, broker unreachable."""
+
+    exit_code = 73  # EX_CANTCREAT
+
+
+class EndOfStream(Exception):  # noqa: N818 - control flow like StopIteration, not an error
+    """Raised by `Source.read` when a file or folder has been read to its end."""
