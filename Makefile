@@ -1,0 +1,37 @@
+# make run | test | check.  PYTHON=python3.x chooses the interpreter; everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := setup.cfg pyproject.toml
+
+.PHONY: run test check clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.runtime  ## Detect on the first camera found, else on the demo clip; prints the address to open.
+	$(BIN)/edge-detector run
+
+test: $(VENV)/.dev  ## Run the tests.
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## All that CI checks on one Python.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:  ## Remove the environment and what was built.
+	rm -rf $(VENV) build dist *.egg-info
+
+# Stamps: pip runs (and needs the network) only when the requirements have changed.
+$(VENV)/.runtime: $(SETUP) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# libcamera and picamera2 come from apt: where they live, the environment sees the system's packages.
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: no venv module: sudo apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $$($(PYTHON) -c 'import libcamera' 2>/dev/null && echo --system-site-packages) $(VENV)
