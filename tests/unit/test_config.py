@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_detector.config import Config, load_config, parse_address
+from edge_detector.errors import ConfigError
+
+
+def load(folder: Path, text: str) -> Config:
+    path = folder / "settings.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def test_shipped_sample_states_every_key_with_its_default(repository: Path) -> None:
+    sample = load_config(repository / "systemd" / "edge-detector.yaml")
+    assert sample == Config()
+    assert sample.model_fields_set == set(Config.model_fields)
+    for part in (sample.model, sample.output):
+        assert part.model_fields_set == set(type(part).model_fields)
+
+
+def test_empty_file_means_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "# nothing set\n") == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: {}", r"modle: unknown key; known here: source, model, http, output"),
+        ("model: {pth: x}", r"model\.pth: unknown key; known here: path, runtime, num_threads, score_threshold"),
+        ("model: {score_threshold: 1.5}", r"model\.score_threshold: .*less than or equal to 1.*got 1\.5"),
+        ("model: {score_threshold: .nan}", r"model\.score_threshold"),
+        ("model: {num_threads: 0}", r"model\.num_threads: .*greater than or equal to 1.*got 0"),
+        ("model: {num_threads: '2'}", r"model\.num_threads: .*integer, got '2'"),
+        ("model: {runtime: torch}", r"model\.runtime: .*'litert'.*got 'torch'"),
+        ("model: person.tflite", r"model: must hold keys and values, got 'person\.tflite'"),
+        ("http: 8080", r"http: .*string, got 8080"),
+        ("http: localhost", r"http: 'localhost' is no address: give HOST:PORT"),
+        ("- source", r"\(top level\): must hold keys and values"),
+        ("a: [", r"not valid YAML"),
+    ],
+)
+def test_mistake_is_one_line_that_names_the_file_and_the_path_of_the_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, text)
+    assert "settings.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sorce.*model\.num_threads|model\.num_threads.*sorce"):
+        load(tmp_path, "sorce: auto\nmodel: {num_threads: -1}")
+
+
+def test_missing_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_binary_file_is_a_config_error(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(b"\xff\xfe\x00model")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:8080", ("127.0.0.1", 8080)), ("[::1]:80", ("::1", 80)), ("localhost:0", ("localhost", 0))],
+)
+def test_address_is_split_into_host_and_port(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@given(st.integers(min_value=65536))
+def test_port_above_65535_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="is no address"):
+        parse_address(f"localhost:{port}")
+
+
+@pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:-1", "host:http", "host:²"])
+def test_text_without_host_and_port_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no address"):
+        parse_address(text)
