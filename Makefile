@@ -1,6 +1,6 @@
 # make run | test | check.  PYTHON=python3.x chooses the interpreter; everything lives in .venv.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 

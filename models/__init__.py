@@ -1,0 +1,1 @@
+"""Shipped models; imported as `edge_detector.models`."""
