@@ -1,0 +1,1 @@
+"""SSD-ResNet50-FPN: one description, one weight format, two builds (PyTorch trains, Keras exports)."""
