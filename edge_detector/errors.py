@@ -31,6 +31,10 @@ class SourceError(EdgeDetectorError):
     exit_code = 66  # EX_NOINPUT
 
 
+class UnreadablePicture(SourceError):  # noqa: N818 - named as one reads it
+    """One picture of several cannot be decoded; the next `read` continues with the rest."""
+
+
 class PublishError(EdgeDetectorError):
     """Results cannot leave the device: port in use, file not writable, broker unreachable."""
 

@@ -1,0 +1,1 @@
+"""What makes it a service: hand-over between threads, measurements, the pipeline."""

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+from urllib.parse import unquote
 
+from edge_detector.errors import SourceError
 from edge_detector.frame import Frame
+
+logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -15,13 +24,15 @@ class Source(Protocol):
     """
 
     live: bool
-    name: str  # the URI with credentials redacted
+    name: str  # the URI with credentials redacted, or the path of a file
+    frame_total: int | None  # frames from beginning to end; None where endless or unknown
 
     def read(self, timeout_s: float) -> Frame | None:
         """Return the next frame, or None if none came within `timeout_s` seconds.
 
         Raises:
             EndOfStream: a file or folder has been read to its end.
+            UnreadablePicture: this picture is damaged; the next call continues with the rest.
             SourceError: the source failed.
         """
         ...
@@ -29,3 +40,75 @@ class Source(Protocol):
     def close(self) -> None:
         """Release the device; safe to call twice."""
         ...
+
+
+# Scheme -> function that opens the address after "://"; of network schemes it gets the whole URI.
+_OPENERS = {
+    "v4l2": "edge_detector.sources.opencv:open_camera",
+    "rtsp": "edge_detector.sources.opencv:open_stream",
+    "rtsps": "edge_detector.sources.opencv:open_stream",
+    "http": "edge_detector.sources.opencv:open_stream",
+    "https": "edge_detector.sources.opencv:open_stream",
+    "auto": "edge_detector.sources.opencv:open_first_camera",
+    "file": "edge_detector.sources.files:open_video",
+    "images": "edge_detector.sources.files:open_pictures",
+    "demo": "edge_detector.sources.files:open_demo",
+    "synthetic": "edge_detector.sources.synthetic:open_synthetic",
+}
+_NETWORK = ("rtsp", "rtsps", "http", "https")
+_KNOWN = "a video file, a folder of pictures, v4l2:///dev/video0, rtsp://..., http://..., synthetic://, auto or demo"
+PICTURE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def open_source(uri: str, *, fallback: str | None = None) -> Source:
+    """Open a camera, a stream, a video, pictures or `auto`, the first camera that delivers.
+
+    Args:
+        uri: URI, number or path of a device, path of a video or picture, folder, glob pattern, "auto" or "demo".
+        fallback: URI to open instead, with one warning, where `auto` finds no camera.
+
+    Raises:
+        SourceError: unknown scheme, no such camera, no such file, or not readable.
+    """
+    scheme, address = _split(uri)
+    if scheme == "csi":
+        raise SourceError(f"{uri}: CSI cameras are not supported yet; use a USB camera or a stream of it (rtsp://...)")
+    if scheme not in _OPENERS:
+        raise SourceError(f"{redact(uri)}: unknown kind of source {scheme!r}; give {_KNOWN}")
+    module, _, function = _OPENERS[scheme].partition(":")
+    opener = cast(Callable[[str], Source], getattr(import_module(module), function))
+    try:
+        return opener(address)
+    except SourceError as error:
+        if scheme != "auto" or fallback is None:
+            raise
+        logger.warning("%s; using %s instead", error, redact(fallback))
+        return open_source(fallback)
+
+
+def redact(uri: str) -> str:
+    """Return `uri` without its credentials: user and password before the host, and secrets among the parameters.
+
+    A path that contains "@" loses its host too: better than showing half a password.
+    """
+    without_userinfo = re.sub(r"(?<=://)\S*@", "***@", uri)
+    return re.sub(r"(?i)((?:passw(?:or)?d|pwd|pass|token|secret|key|auth)=)[^&\s]+", r"\1***", without_userinfo)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Return the scheme, a key of `_OPENERS` if known, and what its opener needs."""
+    scheme, separator, address = uri.partition("://")
+    if separator:
+        scheme = scheme.lower()
+        if scheme in _NETWORK:
+            return scheme, uri
+        return scheme, unquote(address) if scheme in ("file", "images") else address
+    if uri in ("auto", "demo"):
+        return uri, ""
+    if uri.isdecimal() or uri.startswith("/dev/video"):
+        return "v4l2", uri
+    path = Path(uri)
+    several = any(sign in uri for sign in "*[") and not path.exists()
+    return ("images" if several or path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES else "file"), uri
