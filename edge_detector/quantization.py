@@ -28,11 +28,14 @@ class QuantizationParams:
         """Return `values` (real numbers, any shape) as stored integers: rounded to nearest, saturated."""
         limits = np.iinfo(self.dtype)
         stored = np.rint(np.asarray(values, np.float64) / self.scale) + self.zero_point
-        return np.clip(stored, limits.min, limits.max).astype(self.dtype)
+        saturated: npt.NDArray[Any] = np.clip(stored, limits.min, limits.max).astype(self.dtype)
+        return saturated
 
     def dequantize(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return stored integers (any shape) as float32 real numbers."""
-        return (stored.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        steps = stored.astype(np.float32) - np.float32(self.zero_point)
+        real: npt.NDArray[np.float32] = steps * np.float32(self.scale)
+        return real
 
 
 @dataclass(frozen=True, slots=True, eq=False)
