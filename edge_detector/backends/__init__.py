@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
+from edge_detector.errors import ModelError
 from edge_detector.quantization import QuantizationParams, RawOutputs
+
+# File ending -> "module:class", called with the path, num_threads and runtime.
+_BACKENDS = {".tflite": "edge_detector.backends.tflite:TfliteBackend"}
 
 
 class Backend(Protocol):
@@ -20,9 +27,43 @@ class Backend(Protocol):
     input_params: QuantizationParams | None
 
     def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
-        """Run the model on `tensor`, shape `input_shape`, in the model's own dtype."""
+        """Run the model on `tensor`, shape `input_shape`, in the model's own dtype.
+
+        Raises:
+            ModelError: `tensor` has another shape or dtype, the model failed, or the backend is closed.
+        """
         ...
 
     def close(self) -> None:
         """Release the interpreter; safe to call twice."""
         ...
+
+
+def open_backend(path: Path, num_threads: int | None = None, runtime: str = "auto") -> Backend:
+    """Load the model file `path` on the backend for its kind; `runtime` is "auto", "litert" or "tflite".
+
+    Raises:
+        ModelError: no backend runs this kind of file, or the file cannot be used.
+        DelegateError: the runtime is not installed or does not work.
+        ConfigError: `num_threads` or `runtime` is out of range.
+    """
+    target = _BACKENDS.get(path.suffix)
+    if target is None:
+        raise ModelError(f"{path}: no backend for this kind of file; give one that ends in {', '.join(_BACKENDS)}")
+    module, _, attribute = target.partition(":")
+    backend: Backend = getattr(import_module(module), attribute)(path, num_threads=num_threads, runtime=runtime)
+    return backend
+
+
+def check_input(tensor: npt.NDArray[Any], shape: tuple[int, int, int, int], params: QuantizationParams | None) -> None:
+    """Check that `tensor` is what a model takes.
+
+    Raises:
+        ModelError: shape or dtype differ; the message gives both.
+    """
+    dtype = np.dtype(np.float32) if params is None else params.dtype
+    if tensor.shape != shape or tensor.dtype != dtype:
+        raise ModelError(
+            f"the model takes {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}; "
+            "prepare the tensor with this model's own manifest"
+        )
