@@ -26,6 +26,7 @@ class Source(Protocol):
     live: bool
     name: str  # the URI with credentials redacted, or the path of a file
     frame_total: int | None  # frames from beginning to end; None where endless or unknown
+    fps: float | None  # frames per second as the source states it; None where it does not
 
     def read(self, timeout_s: float) -> Frame | None:
         """Return the next frame, or None if none came within `timeout_s` seconds.

@@ -46,6 +46,7 @@ class PictureFiles:
     """Pictures one after the other; a frame's id is the place in `paths`, its source the file name."""
 
     live = False
+    fps: float | None = None
 
     def __init__(self, paths: Sequence[Path], name: str) -> None:
         self.name = name
@@ -83,7 +84,8 @@ class VideoFile:
         announced = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self._announced = int(announced) if announced > 0 else None
         self.frame_total = None if loop else self._announced
-        self._period_s = 1 / (fps if 0 < fps <= 1000 else _USUAL_FPS)
+        self.fps: float | None = fps if 0 < fps <= 1000 else None
+        self._period_s = 1 / (self.fps or _USUAL_FPS)
         self._frame_id = 0
         self._position = 0  # frames since the clip's beginning
         self._start_s, self._start_wall = time.monotonic(), time.time()

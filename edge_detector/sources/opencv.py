@@ -55,6 +55,7 @@ class OpenCVSource:
 
     def __init__(self, target: str, name: str, backend: int, params: Sequence[int] = ()) -> None:
         self.name = name
+        self.fps: float | None = None  # known before the first frame
         self._frames: LatestFrame[Frame] = LatestFrame()
         self._stop = threading.Event()
         self._heard_s = time.monotonic()
@@ -94,6 +95,8 @@ class OpenCVSource:
     def _read_all(self, capture: cv2.VideoCapture) -> None:
         if not capture.isOpened():
             raise SourceError(f"{self.name}: cannot be opened; is it there, free, and are address and password right?")
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps <= 1000 else None
         frame_id = failed = 0
         while not self._stop.is_set():
             ok, bgr = capture.read()

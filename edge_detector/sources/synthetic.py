@@ -39,6 +39,7 @@ class SyntheticSource:
         self.live = frames is None
         self.name = "synthetic://"
         self.frame_total = frames
+        self.fps: float | None = fps
         self._size_wh = np.array([width, height])
         self._period_s = 1 / fps
         self._faults = faults or {}
