@@ -1,0 +1,1 @@
+"""COCO average precision, through the runtime's own detector."""

@@ -1,0 +1,96 @@
+"""PyTorch weights behind the runtime's Backend contract, so that a training can be scored before it is converted."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from edge_detector.backends import check_input
+from edge_detector.errors import ModelError
+from edge_detector.manifest import InputSpec, LevelOutputs, ModelManifest, NmsSpec, SsdRawOutputs
+from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
+from tools.network.architecture import Architecture
+from tools.network.torch_model import SsdResNetFpn, flatten_levels
+from tools.network.weights import load_weights
+from tools.train.augment import FILL
+from tools.train.batches import anchor_spec
+
+_OUTPUTS = LevelOutputs(class_logits="class_logits", box_encodings="box_encodings")
+
+
+class TorchBackend:
+    """The network in eval mode and float32."""
+
+    input_params: QuantizationParams | None = None
+
+    def __init__(self, model: SsdResNetFpn) -> None:
+        side = model.arch.input_side
+        self.name = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+        self.input_shape = (1, side, side, 3)
+        self._model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+
+    def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
+        """Run the network; see `Backend.infer`."""
+        check_input(tensor, self.input_shape, None)
+        with torch.inference_mode():
+            class_maps, box_maps = self._model(torch.from_numpy(tensor).permute(0, 3, 1, 2))
+            logits = flatten_levels(class_maps, self._model.arch.class_slots)
+            encodings = flatten_levels(box_maps, 4)
+        return {
+            _OUTPUTS.class_logits: QuantizedTensor(logits.numpy()),
+            _OUTPUTS.box_encodings: QuantizedTensor(encodings.numpy()),
+        }
+
+    def close(self) -> None:
+        """Do nothing: there is nothing but memory."""
+
+
+def load_torch_model(
+    weights: Path, side: int | None = None, threads: int | None = None
+) -> tuple[ModelManifest, TorchBackend]:
+    """Return manifest and backend of a weights file; `side` in pixels replaces its input side.
+
+    Raises:
+        ModelError: no such file, not our weights, or a network that the runtime's decoder does not know.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    arch, arrays, labels = load_weights(weights)
+    arch = dataclasses.replace(arch, input_side=side or arch.input_side)
+    model = SsdResNetFpn(arch)
+    try:
+        faults = model.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()}, strict=False)
+        missing = [name for name in faults.missing_keys if not name.endswith("num_batches_tracked")]
+        if missing or faults.unexpected_keys:
+            raise RuntimeError(f"missing {missing[:3]}, unexpected {faults.unexpected_keys[:3]}")
+    except RuntimeError as error:
+        raise ModelError(
+            f"{weights}: tensors and stated architecture differ; train or convert it anew: {error}"
+        ) from error
+    return describe(arch, labels, weights.stem), TorchBackend(model)
+
+
+def describe(arch: Architecture, labels: tuple[str, ...], name: str) -> ModelManifest:
+    """Return the manifest of a network that is run as it was trained.
+
+    Raises:
+        ModelError: its anchors or box coder are not those of the TF Object Detection API.
+    """
+    if arch.anchors.style != "multiscale_grid" or arch.box_coder.order != "yxhw":
+        raise ModelError(f"{name}: only anchors and box coder of the TF Object Detection API can be scored; convert it")
+    return ModelManifest(
+        name=name,
+        input=InputSpec(width=arch.input_side, height=arch.input_side, fill=FILL),
+        outputs=SsdRawOutputs(
+            levels=(_OUTPUTS,),
+            anchors=anchor_spec(arch),
+            box_coder=arch.box_coder.scales,
+            background=arch.background,
+        ),
+        nms=NmsSpec(),
+        labels=labels,
+    )
