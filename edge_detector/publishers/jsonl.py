@@ -1,0 +1,79 @@
+"""Results as JSON Lines, schema 1, to a file or to standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from edge_detector.errors import PublishError
+from edge_detector.frame import FrameResult
+from edge_detector.publishers.schema import to_json
+from edge_detector.publishers.worker import QueuedPublisher
+
+
+def open_jsonl(
+    target: str | Path, labels: Sequence[str], model_name: str, *, append: bool = False, lossless: bool = False
+) -> QueuedPublisher:
+    """Return a publisher that writes one line per result to the file `target`, or to standard output for "-".
+
+    Every line goes out at once, whole: a file gets it in one write without a buffer in this process, so that a kill
+    leaves only complete lines. It is not synced to the medium per line, which would wear an SD card.
+
+    Raises:
+        PublishError: the file cannot be written.
+    """
+    sink = _StdoutSink(labels, model_name) if str(target) == "-" else _FileSink(target, labels, model_name, append)
+    return QueuedPublisher(sink, lossless=lossless)
+
+
+class _FileSink:
+    uses_image = False
+
+    def __init__(self, path: str | Path, labels: Sequence[str], model_name: str, append: bool) -> None:
+        self.name = str(path)
+        self._labels = labels
+        self._model_name = model_name
+        try:
+            self._file = FileIO(self.name, "a" if append else "w")
+        except OSError as error:
+            raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+    def write(self, result: FrameResult) -> None:
+        line = _line(result, self._labels, self._model_name)
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise PublishError(f"cannot write {self.name}: {error.strerror}") from error
+        if written != len(line):
+            self._file.truncate(self._file.tell() - written)
+            raise PublishError(f"cannot write {self.name}: the disk is full; free some space")
+
+    def finish(self, complete: bool) -> None:
+        self._file.close()
+
+
+class _StdoutSink:
+    name = "standard output"
+    uses_image = False
+
+    def __init__(self, labels: Sequence[str], model_name: str) -> None:
+        self._labels = labels
+        self._model_name = model_name
+        self._stream: BinaryIO = sys.stdout.buffer
+
+    def write(self, result: FrameResult) -> None:
+        try:
+            self._stream.write(_line(result, self._labels, self._model_name))
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise PublishError("standard output was closed by the program that read it") from error
+
+    def finish(self, complete: bool) -> None:
+        """Leave the stream open: it belongs to the program."""
+
+
+def _line(result: FrameResult, labels: Sequence[str], model_name: str) -> bytes:
+    return to_json(result, labels, model_name).encode() + b"\n"

@@ -1,0 +1,139 @@
+"""Live view in the browser."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from aiohttp import web
+
+from edge_detector.errors import PublishError
+from edge_detector.frame import FrameResult
+from edge_detector.jpeg import encode_jpeg
+from edge_detector.overlay import OverlayRenderer
+from edge_detector.publishers.web.hub import FrameHub
+from edge_detector.publishers.web.routes import MAX_VIEWERS, STALL_S, Pages, is_loopback
+
+logger = logging.getLogger(__name__)
+
+JPEG_QUALITY = 80
+CLOSE_TIMEOUT_S = 5.0
+REMEDIES = {
+    errno.EADDRINUSE: "it is in use; stop the other program or choose another port",
+    errno.EACCES: "it needs root rights; choose a port from 1024 up",
+    errno.EADDRNOTAVAIL: "this machine has no such address; use 127.0.0.1, or 0.0.0.0 for all networks",
+}
+
+
+class WebPublisher:
+    """A web server with the live annotated picture, on an event loop and thread of its own.
+
+    Pictures are drawn and encoded once for all viewers and only while somebody watches; a viewer who is slower than
+    the camera skips pictures, one who takes none for `stall_s` seconds is dropped. Port 0 takes any free port; `url`
+    says where the page is.
+
+    Raises:
+        PublishError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        overlay: OverlayRenderer,
+        labels: Sequence[str],
+        model_name: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        max_viewers: int = MAX_VIEWERS,
+        stall_s: float = STALL_S,
+    ) -> None:
+        self._socket = _listen(host, port)
+        self.url = _url(host, self._socket.getsockname()[1])
+        self.name = self.url
+        self._overlay = overlay
+        self._loopback_only = is_loopback(host)
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, FrameHub, Pages]] = Future()
+        self._stop = asyncio.Event()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._run, args=(labels, model_name, max_viewers, stall_s), name="web server", daemon=True
+        )
+        self._thread.start()
+        self._loop, self._hub, self._pages = self._ready.result()
+        if not self._loopback_only:
+            logger.warning("%s can be opened by anybody on the network", self.url)
+
+    @property
+    def wants_image(self) -> bool:
+        """Whether somebody watches the stream."""
+        return self._pages.viewers > 0
+
+    @property
+    def encoded(self) -> int:
+        """How many pictures have been encoded."""
+        return self._hub.encoded
+
+    def publish(self, result: FrameResult) -> None:
+        """Make `result` the newest; returns at once.
+
+        Raises:
+            PublishError: the publisher is closed or its thread has died.
+        """
+        if self._closed or not self._thread.is_alive():
+            raise PublishError(f"the web server at {self.url} has stopped")
+        self._loop.call_soon_threadsafe(self._hub.announce, result)
+
+    def close(self) -> None:
+        """Send all viewers away and free the port."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        self._socket.close()
+
+    def _run(self, labels: Sequence[str], model_name: str, max_viewers: int, stall_s: float) -> None:
+        try:
+            asyncio.run(self._serve(labels, model_name, max_viewers, stall_s))
+        except Exception as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+    async def _serve(self, labels: Sequence[str], model_name: str, max_viewers: int, stall_s: float) -> None:
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as executor:
+            hub = FrameHub(self._draw_jpeg, executor)
+            pages = Pages(hub, labels, model_name, max_viewers=max_viewers, stall_s=stall_s)
+            app = pages.application(loopback_only=self._loopback_only)
+            # Handlers are cancelled when their client goes, so that no viewer is counted who has left.
+            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+            await runner.setup()
+            await web.SockSite(runner, self._socket).start()
+            self._ready.set_result((asyncio.get_running_loop(), hub, pages))
+            await self._stop.wait()
+            hub.close()
+            await runner.cleanup()
+
+    def _draw_jpeg(self, result: FrameResult) -> bytes:
+        return encode_jpeg(self._overlay.draw(result), JPEG_QUALITY)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except (OSError, OverflowError) as error:
+        remedy = REMEDIES.get(getattr(error, "errno", None) or 0, str(error))
+        raise PublishError(f"cannot serve the page on port {port} of {host}: {remedy}") from error
+
+
+def _url(host: str, port: int) -> str:
+    shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
+    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"

@@ -1,0 +1,112 @@
+// The live page: keeps the stream open while the page is seen, and shows figures and detections beside it.
+const POLL_MS = 400;
+const RETRY_MS = 3000;
+const SILENT_S = 5; // longer without a frame is worth saying
+const OLD_S = 1; // as in the overlay
+
+const element = (id) => document.getElementById(id);
+const picture = element("picture");
+const view = element("view");
+
+let labelColors = null;
+let connected = true; // whether the last question to the server was answered
+let refused = false; // whether the stream could not be opened
+
+function openStream() {
+  picture.src = `/stream.mjpg?${Date.now()}`;
+}
+
+function closeStream() {
+  picture.src = "/static/favicon.svg"; // another picture ends the stream, no picture would leave it open
+}
+
+async function fetchJson(path) {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(RETRY_MS) });
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return response.json();
+}
+
+function showState(state, word, message = "") {
+  element("state").dataset.state = state;
+  element("state").textContent = word;
+  element("message").textContent = message;
+  element("message").hidden = !message;
+  view.classList.toggle("dim", state === "silent" || state === "offline");
+}
+
+function showStatus(status) {
+  element("inference").textContent = status.fps.inference?.toFixed(1) ?? "–";
+  element("capture").textContent = status.fps.capture?.toFixed(1) ?? "–";
+  if (status.silent_s === null) showState("waiting", "waiting", "Waiting for the first picture…");
+  else if (status.silent_s > SILENT_S) showState("silent", "no picture", `No new picture for ${Math.round(status.silent_s)} s`);
+  else if (refused && status.viewers >= status.max_viewers) showState("full", "full", `All ${status.max_viewers} places are taken. Trying again…`);
+  else showState("live", "live");
+}
+
+function row(detection) {
+  const item = element("row").content.firstElementChild.cloneNode(true);
+  item.style.setProperty("--color", labelColors[detection.class_id].color);
+  item.style.setProperty("--score", `${detection.score * 100}%`);
+  item.querySelector(".label").textContent = detection.label;
+  item.querySelector(".track").textContent = detection.track_id === undefined ? "" : `#${detection.track_id}`;
+  item.querySelector(".score").textContent = `${Math.round(detection.score * 100)}%`;
+  return item;
+}
+
+function showResult(result) {
+  const latency = Object.values(result.latency_ms).reduce((sum, ms) => sum + ms, 0);
+  element("latency").textContent = latency ? latency.toFixed(latency < 10 ? 1 : 0) : "–";
+  element("age").textContent = (result.age_ms / 1000).toFixed(2);
+  element("age-tile").classList.toggle("old", result.age_ms > OLD_S * 1000);
+  element("source").textContent = result.source;
+  element("model").textContent = `${result.model} · ${result.width}×${result.height}`;
+  element("count").textContent = result.detections.length;
+  element("detections").replaceChildren(...result.detections.map(row));
+  element("nothing").hidden = result.detections.length > 0;
+}
+
+async function poll() {
+  try {
+    labelColors ??= await fetchJson("/api/labels");
+    const status = await fetchJson("/api/status");
+    if (!connected) openStream();
+    connected = true;
+    showStatus(status);
+    if (status.silent_s !== null) showResult(await fetchJson("/api/detections"));
+  } catch (error) {
+    connected = false;
+    labelColors = null; // the server may come back with another model
+    showState("offline", "offline", "Connection lost. Trying again…");
+  }
+}
+
+async function pollWhileSeen() {
+  while (!document.hidden) {
+    await poll();
+    await new Promise((resolve) => setTimeout(resolve, connected ? POLL_MS : RETRY_MS));
+  }
+}
+
+let polling = pollWhileSeen();
+
+document.addEventListener("visibilitychange", async () => {
+  if (document.hidden) {
+    closeStream();
+  } else {
+    openStream();
+    await polling;
+    polling = pollWhileSeen();
+  }
+});
+
+picture.addEventListener("load", () => { refused = false; });
+picture.addEventListener("error", () => {
+  refused = true;
+  setTimeout(() => connected && !document.hidden && openStream(), RETRY_MS);
+});
+
+element("fullscreen").hidden = !document.fullscreenEnabled;
+element("fullscreen").addEventListener("click", () => {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else view.requestFullscreen();
+});
