@@ -1,0 +1,186 @@
+"""The network in Keras 3 on TensorFlow, for export: inference only, BatchNorm folded into the convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from edge_detector.errors import ModelError
+from tools.network.architecture import Activation, Architecture, Padding
+from tools.network.weights import Weights
+
+LEVELS = range(3, 8)
+
+
+class _UpsampleNearest(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
+    """Exact nearest x2; UpSampling2D would become RESHAPE and TILE, half_pixel_centers another op version."""
+
+    def call(self, x: Any) -> Any:
+        """Return (1, 2 H, 2 W, C)."""
+        size = [2 * x.shape[1], 2 * x.shape[2]]
+        return tf.raw_ops.ResizeNearestNeighbor(images=x, size=size, half_pixel_centers=False)
+
+    def compute_output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Return the shape of the result."""
+        return shape[0], 2 * shape[1], 2 * shape[2], shape[3]
+
+
+def build_keras(arch: Architecture, weights: Weights) -> keras.Model:
+    """Return the network as a functional model with static shapes.
+
+    Input: (1, S, S, 3) float32, RGB 0..255. Outputs, by name: `class_logits_p3`..`p7` (1, H, W, A * classes) and
+    `box_encodings_p3`..`p7` (1, H, W, A * 4), anchor-major. A background slot of the weights is left out.
+
+    Raises:
+        ModelError: weights are missing, left over, or of another shape than `arch` says.
+    """
+    if arch.input_side % 32:
+        raise ModelError(f"input side {arch.input_side} is not a multiple of 32")
+    try:
+        return _Builder(arch, weights).build()
+    except (KeyError, ValueError) as error:
+        raise ModelError(
+            f"the weights do not fit their architecture: {error}; give a file that tools/train wrote"
+        ) from error
+
+
+class _Builder:
+    def __init__(self, arch: Architecture, weights: Weights) -> None:
+        self.arch = arch
+        self.weights = weights
+        self.unused = set(weights)
+        self.layers: dict[tuple[str, str], Any] = {}
+
+    def build(self) -> keras.Model:
+        side = self.arch.input_side
+        images = keras.Input((side, side, 3), batch_size=1, dtype="float32", name="images")
+        maps = self.fpn(self.backbone(self.normalize(images)))
+        class_maps = self.head("class_head", maps)
+        box_maps = self.head("box_head", maps)
+        if self.unused:
+            raise ModelError(f"{len(self.unused)} tensors belong to no layer, such as {min(self.unused)}")
+        outputs = {f"class_logits_p{level}": x for level, x in zip(LEVELS, class_maps, strict=True)}
+        outputs |= {f"box_encodings_p{level}": x for level, x in zip(LEVELS, box_maps, strict=True)}
+        return keras.Model(images, outputs)
+
+    def normalize(self, images: Any) -> Any:
+        """Return (pixel - mean) / std as one depthwise convolution: its int8 twin keeps the mean exactly, as int32."""
+        scale = 1 / np.array(self.arch.std_rgb)
+        offset = -np.array(self.arch.mean_rgb) * scale
+        layer = keras.layers.DepthwiseConv2D(1, name="normalize")
+        layer.build(images.shape)
+        layer.set_weights([scale.reshape(1, 1, 3, 1), offset])
+        return layer(images)
+
+    def backbone(self, x: Any) -> list[Any]:
+        """Return C3, C4, C5."""
+        arch = self.arch
+        x = self.conv(x, "backbone.conv1", stride=2, activation=arch.backbone_activation)
+        x, padding = _pad(x, 3, 2, arch.pool_padding)
+        x = keras.layers.MaxPooling2D(3, 2, padding)(x)
+        outputs = []
+        for stage, count in enumerate(arch.blocks, 2):
+            for block in range(count):
+                x = self.bottleneck(x, f"backbone.conv{stage}.{block}", 2 if block == 0 and stage > 2 else 1)
+            outputs.append(x)
+        return outputs[1:]
+
+    def bottleneck(self, x: Any, name: str, stride: int) -> Any:
+        arch = self.arch
+        first, second = (1, stride) if arch.stride_in_3x3 else (stride, 1)
+        residual = self.conv(x, f"{name}.conv1", stride=first, activation=arch.backbone_activation)
+        residual = self.conv(residual, f"{name}.conv2", stride=second, activation=arch.backbone_activation)
+        residual = self.conv(residual, f"{name}.conv3")
+        if f"{name}.shortcut.conv.weight" in self.weights:
+            x = self.conv(x, f"{name}.shortcut", stride=stride)
+        return _activate(keras.layers.Add()([residual, x]), arch.residual_activation)
+
+    def fpn(self, features: list[Any]) -> list[Any]:
+        """Return P3..P7."""
+        arch = self.arch
+        top = self.conv(features[2], "fpn.lateral5")
+        p5 = self.conv(top, "fpn.smooth5", activation=arch.fpn_activation) if arch.smooth_top else top
+        carried, maps = top, [p5]
+        for level in (4, 3):
+            lateral = self.conv(features[level - 3], f"fpn.lateral{level}")
+            merged = keras.layers.Add()([lateral, _UpsampleNearest()(carried)])
+            smooth = self.conv(merged, f"fpn.smooth{level}", activation=arch.fpn_activation)
+            carried = smooth if arch.carry_smoothed else merged
+            maps.insert(0, smooth)
+        for level in (6, 7):
+            x = _activate(maps[-1], "relu") if level == 7 and arch.coarse_relu_between else maps[-1]
+            name = f"fpn.coarse{level}"
+            maps.append(self.conv(x, name, stride=2, padding=arch.coarse_padding, activation=arch.fpn_activation))
+        return maps
+
+    def head(self, name: str, maps: list[Any]) -> list[Any]:
+        """Return one output map per level; layers without a BatchNorm per level are shared."""
+        for layer in range(self.arch.head_depth):
+            conv, activation = f"{name}.conv{layer}", self.arch.head_activation
+            norms = [
+                f"{name}.norms{layer}.{index}" if self.arch.head_norm == "per_level" else f"{conv}.norm"
+                for index in range(len(maps))
+            ]
+            maps = [self.conv(x, conv, norm=norm, activation=activation) for x, norm in zip(maps, norms, strict=True)]
+        return [self.conv(x, f"{name}.output") for x in maps]
+
+    def conv(
+        self,
+        x: Any,
+        name: str,
+        *,
+        stride: int = 1,
+        padding: Padding = "symmetric",
+        activation: Activation = "none",
+        norm: str | None = None,
+    ) -> Any:
+        """Return activation(norm(conv(x))) with the weights `name`; the same name and norm is the same layer."""
+        key = name, norm or f"{name}.norm"
+        kernel_side = self.weights[f"{name}.conv.weight"].shape[-1]
+        x, keras_padding = _pad(x, kernel_side, stride, padding)
+        if key not in self.layers:
+            kernel, bias = self.fold(*key)
+            layer = keras.layers.Conv2D(len(bias), kernel_side, stride, keras_padding, activation=_NAMES[activation])
+            layer.build(x.shape)
+            layer.set_weights([kernel, bias])
+            self.layers[key] = layer
+        return self.layers[key](x)
+
+    def fold(self, name: str, norm: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return kernel (HWIO) and bias of a convolution with its BatchNorm, if it has one, folded in."""
+        kernel = self.take(f"{name}.conv.weight").transpose(2, 3, 1, 0)
+        if f"{norm}.weight" in self.weights:
+            epsilon = self.arch.backbone_epsilon if name.startswith("backbone") else self.arch.head_epsilon
+            scale = self.take(f"{norm}.weight") / np.sqrt(self.take(f"{norm}.running_var") + epsilon)
+            return kernel * scale, self.take(f"{norm}.bias") - self.take(f"{norm}.running_mean") * scale
+        bias = self.take(f"{name}.conv.bias")
+        if name == "class_head.output" and self.arch.background:
+            slot = np.arange(len(bias)) % self.arch.class_slots
+            return kernel[..., slot > 0], bias[slot > 0]
+        return kernel, bias
+
+    def take(self, name: str) -> npt.NDArray[np.float64]:
+        self.unused.discard(name)
+        return self.weights[name].astype(np.float64)
+
+
+_NAMES: dict[Activation, str | None] = {"none": None, "relu": "relu", "relu6": "relu6"}
+
+
+def _activate(x: Any, activation: Activation) -> Any:
+    return x if activation == "none" else keras.layers.Activation(activation)(x)
+
+
+def _pad(x: Any, kernel: int, stride: int, padding: Padding) -> tuple[Any, str]:
+    """Return x, zero-padded where TensorFlow's SAME is not what `padding` wants, and the padding for the layer."""
+    side = x.shape[1]
+    total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+    symmetric = kernel // 2
+    if padding == "same" or kernel == 1 or (total // 2, total - total // 2) == (symmetric, symmetric):
+        return x, "same"
+    return keras.layers.ZeroPadding2D(symmetric)(x), "valid"
