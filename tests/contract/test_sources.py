@@ -141,7 +141,7 @@ def test_close_can_be_called_twice_and_leaves_no_thread(source: Source) -> None:
     source.read(5)
     source.close()
     source.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader of")]
+    assert not [thread for thread in threading.enumerate() if thread.name == f"reader of {source.name}"]
 
 
 def test_name_holds_no_credentials(source: Source) -> None:
