@@ -1,0 +1,54 @@
+"""Anchors against the TensorFlow Object Detection API's own (tests/fixtures/odapi.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edge_detector.manifest import AnchorSpec
+from edge_detector.postprocess.anchors import anchors_per_cell, generate_anchors, level_grids
+
+
+def corners_yxyx(anchors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.concatenate([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], axis=1)
+
+
+@pytest.mark.parametrize("side", [320, 640])
+def test_anchors_equal_those_of_the_object_detection_api(side: int, repository: Path) -> None:
+    reference = np.load(repository / "tests/fixtures/odapi_anchors.npz")
+    corners = corners_yxyx(generate_anchors(AnchorSpec(), (side, side)))
+    assert len(corners) == reference[f"level_counts_{side}"].sum()
+    np.testing.assert_allclose(
+        corners[reference[f"index_{side}"]], reference[f"corners_yxyx_{side}"], rtol=0, atol=1e-6
+    )
+    # No anchor is off by more than 1e-6, so the sums cannot be either by more than that times their number.
+    sums = corners.sum(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(sums, reference[f"corner_sums_{side}"], rtol=0, atol=1e-6 * len(corners))
+
+
+@pytest.mark.parametrize("side", [320, 640])
+def test_every_single_anchor_equals_the_reference(side: int, shared: Path) -> None:
+    reference = np.load(shared / f"reference/odapi_full/anchors_{side}.npz")
+    corners = corners_yxyx(generate_anchors(AnchorSpec(), (side, side)))
+    np.testing.assert_allclose(corners, reference["anchors_ymin_xmin_ymax_xmax_normalized"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [320, 640])
+def test_levels_hold_as_many_anchors_as_the_reference(side: int, repository: Path) -> None:
+    reference = np.load(repository / "tests/fixtures/odapi_anchors.npz")
+    counts = [
+        rows * columns * anchors_per_cell(AnchorSpec()) for rows, columns in level_grids(AnchorSpec(), (side, side))
+    ]
+    assert counts == reference[f"level_counts_{side}"].tolist()
+
+
+def test_a_canvas_that_is_not_square_has_its_own_grid_and_offset_per_axis() -> None:
+    spec = AnchorSpec(min_level=7, max_level=7, aspect_ratios=(1.0,), scales_per_octave=1)
+    anchors = generate_anchors(spec, (256, 320))  # stride 128 divides the width, not the height
+    assert level_grids(spec, (256, 320)) == [(3, 2)]
+    centers = [(y, x) for y in (0, 128, 256) for x in (64, 192)]
+    np.testing.assert_allclose(anchors[:, :2] * (320, 256), centers, atol=1e-4)
+    np.testing.assert_allclose(anchors[:, 2:] * (320, 256), [(512, 512)] * 6, atol=1e-4)
