@@ -24,11 +24,11 @@ clean:  ## Remove the environment and what was built.
 
 # Stamps: pip runs (and needs the network) only when the requirements have changed.
 $(VENV)/.runtime: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install -qq --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --editable '.[dev]'
 	@touch $@
 
 # libcamera and picamera2 come from apt: where they live, the environment sees the system's packages.

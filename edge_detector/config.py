@@ -38,6 +38,7 @@ class ModelConfig(_Part):
     """Which model, and how it is run; `path` is a file or the name of a shipped model."""
 
     path: str = DEFAULT_MODEL
+    labelmap_path: str | None = None
     runtime: Literal["auto", "litert", "tflite"] = "auto"
     num_threads: Annotated[int, Field(ge=1, le=64)] | None = None
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -32,7 +32,10 @@ def test_empty_file_means_defaults(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("modle: {}", r"modle: unknown key; known here: source, model, http, output"),
-        ("model: {pth: x}", r"model\.pth: unknown key; known here: path, runtime, num_threads, score_threshold"),
+        (
+            "model: {pth: x}",
+            r"model\.pth: unknown key; known here: path, labelmap_path, runtime, num_threads, score_threshold",
+        ),
         ("model: {score_threshold: 1.5}", r"model\.score_threshold: .*less than or equal to 1.*got 1\.5"),
         ("model: {score_threshold: .nan}", r"model\.score_threshold"),
         ("model: {num_threads: 0}", r"model\.num_threads: .*greater than or equal to 1.*got 0"),

@@ -1,0 +1,213 @@
+"""Times each stage, the decoder at the size of a COCO model, and the running service against inference alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edge_detector.assets import DEMO_CLIP
+from edge_detector.detector import Detector
+from edge_detector.errors import EndOfStream
+from edge_detector.frame import Frame, FrameResult
+from edge_detector.manifest import LevelOutputs, NmsSpec, SsdRawOutputs
+from edge_detector.overlay import OverlayRenderer
+from edge_detector.postprocess.ssd import SsdDecoder
+from edge_detector.preprocess.letterbox import letterbox
+from edge_detector.preprocess.normalize import Normalizer, prepare
+from edge_detector.publishers import open_publisher
+from edge_detector.quantization import QuantizationParams, QuantizedTensor
+from edge_detector.runtime.pipeline import Pipeline
+from edge_detector.sources import open_source
+from edge_detector.sources.synthetic import SyntheticSource
+
+STAGES = ("letterbox", "normalize", "invoke", "decode + NMS")
+COCO_ANCHORS, COCO_CLASSES, COCO_SIDE = 51150, 90, 640
+_WARM_UP = 3
+_DECODER_REPEATS = 50
+_ROUNDS = 3  # of the comparison with inference alone, which takes turns with the service
+_ROUND_INFERENCES = 10
+_ROUND_AT_LEAST_S = 3.0
+_CAMERA_FPS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What was measured; times in milliseconds, rates per second.
+
+    Attributes:
+        model: name of the model.
+        backend: what ran it.
+        machine: processor architecture and number of cores.
+        stages_ms: p50, p95 and min per stage, and of the total.
+        overhead_share: of the median total time, what is not inference, 0..1.
+        coco_decode_ms: p50, p95 and min of decoding a synthetic int8 output of 51150 anchors and 90 classes.
+        invoke_fps: inferences per second of a bare loop, best of the rounds.
+        service_fps: the same of the live pipeline without viewers, best of the rounds.
+        service_share: median over the rounds of service_fps / invoke_fps.
+    """
+
+    model: str
+    backend: str
+    machine: str
+    stages_ms: Mapping[str, Mapping[str, float]]
+    overhead_share: float
+    coco_decode_ms: Mapping[str, float]
+    invoke_fps: float
+    service_fps: float
+    service_share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return a table and the rates, for people."""
+        rows = {**self.stages_ms, f"decode + NMS of {COCO_ANCHORS} x {COCO_CLASSES}": self.coco_decode_ms}
+        lines = [
+            f"{self.model} on {self.backend}, {self.machine}",
+            f"{'ms':32}{'p50':>9}{'p95':>9}{'min':>9}",
+            *(f"{name:32}{row['p50']:9.2f}{row['p95']:9.2f}{row['min']:9.2f}" for name, row in rows.items()),
+            f"not inference: {self.overhead_share:.1%} of the total",
+            f"service without viewers: {self.service_fps:.2f} fps; bare invoke loop: {self.invoke_fps:.2f} fps; "
+            f"ratio {self.service_share:.3f}",
+        ]
+        return "\n".join(lines)
+
+
+def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], None]) -> BenchReport:
+    """Measure `detector` on `frames` pictures of the demo clip; `on_progress(done, total)` counts the steps.
+
+    Raises:
+        SourceError: the demo clip is missing.
+        ModelError: the model failed.
+    """
+    total = frames + 2 * _ROUNDS
+    pictures = _pictures(frames)
+    for frame in pictures[:_WARM_UP]:
+        detector.detect(frame)
+    normalizer = Normalizer(detector.manifest.input, detector.backend.input_params)
+    times_s: list[tuple[float, ...]] = []
+    for done, frame in enumerate(pictures, start=1):
+        times_s.append(_stages_s(detector, normalizer, frame))
+        on_progress(done, total)
+    columns = np.array(times_s)
+    totals = columns.sum(axis=1)
+    stages_ms = {name: _summary_ms(columns[:, index]) for index, name in enumerate(STAGES)}
+    rates = []
+    for number in range(_ROUNDS):
+        round_s = max(_ROUND_AT_LEAST_S, _ROUND_INFERENCES * float(np.median(totals)))
+        invoke_fps = _invoke_fps(detector, normalizer, pictures[0], round_s)
+        on_progress(frames + 2 * number + 1, total)
+        rates.append((invoke_fps, _service_fps(detector, round_s, invoke_fps)))
+        on_progress(frames + 2 * number + 2, total)
+    return BenchReport(
+        model=detector.manifest.name,
+        backend=detector.backend.name,
+        machine=f"{platform.machine()}, {os.cpu_count()} cores",
+        stages_ms={**stages_ms, "total": _summary_ms(totals)},
+        overhead_share=1 - float(np.median(columns[:, STAGES.index("invoke")]) / np.median(totals)),
+        coco_decode_ms=_summary_ms(np.array(_coco_decode_s())),
+        invoke_fps=max(invoke for invoke, _ in rates),
+        service_fps=max(service for _, service in rates),
+        service_share=float(np.median([service / invoke for invoke, service in rates])),
+    )
+
+
+def _pictures(wanted: int) -> list[Frame]:
+    """Return so many pictures of the demo clip; from its beginning again where it is shorter."""
+    pictures: list[Frame] = []
+    with closing(open_source(str(DEMO_CLIP))) as clip, suppress(EndOfStream):
+        while len(pictures) < wanted:
+            frame = clip.read(1.0)
+            if frame is not None:
+                pictures.append(frame)
+    return [pictures[index % len(pictures)] for index in range(wanted)]
+
+
+def _stages_s(detector: Detector, normalizer: Normalizer, frame: Frame) -> tuple[float, ...]:
+    """Return the seconds of each of `STAGES` for one picture."""
+    start_s = time.perf_counter()
+    canvas, _ = letterbox(frame.image, normalizer.spec)
+    letterboxed_s = time.perf_counter()
+    normalizer(canvas)
+    normalized_s = time.perf_counter()
+    timings_s = detector.detect_timed(frame)[1]
+    return letterboxed_s - start_s, normalized_s - letterboxed_s, timings_s["inference"], timings_s["postprocess"]
+
+
+def _summary_ms(times_s: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+    p50, p95 = np.percentile(times_s, (50, 95)) * 1e3
+    return {"p50": float(p50), "p95": float(p95), "min": float(times_s.min() * 1e3)}
+
+
+def _invoke_fps(detector: Detector, normalizer: Normalizer, frame: Frame, duration_s: float) -> float:
+    tensor, _ = prepare(frame.image, normalizer)
+    start_s = time.perf_counter()
+    count = 0
+    while time.perf_counter() - start_s < duration_s:
+        detector.backend.infer(tensor)
+        count += 1
+    return count / (time.perf_counter() - start_s)
+
+
+class _NewDetections:
+    """A publisher that notes when detections of another frame arrive."""
+
+    name = "bench"
+    wants_image = False
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+        self._detected_at: float | None = None
+
+    def publish(self, result: FrameResult) -> None:
+        """Note the time if the detections are new."""
+        if result.timings_s and result.detected_at != self._detected_at:
+            self._detected_at = result.detected_at
+            self.times_s.append(time.perf_counter())
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+def _service_fps(detector: Detector, duration_s: float, invoke_fps: float) -> float:
+    """Return inferences per second of what `edge-detector run` does, its web page open and nobody watching it."""
+    labels, name = detector.manifest.labels, detector.manifest.name
+    arrivals = _NewDetections()
+    with ExitStack() as stack:
+        web = open_publisher("web", overlay=OverlayRenderer(labels), labels=labels, model_name=name, port=0)
+        stack.enter_context(closing(web))
+        source = SyntheticSource(1280, 720, fps=max(_CAMERA_FPS, 2 * invoke_fps))
+        stack.enter_context(closing(source))
+        Pipeline(source, detector, [web, arrivals], threading.Event()).run(duration_s)
+    times_s = arrivals.times_s
+    return (len(times_s) - 1) / (times_s[-1] - times_s[0]) if len(times_s) > 1 else 0.0
+
+
+def _coco_decode_s() -> list[float]:
+    """Time the decoder on seeded numbers like a COCO model's: a noise floor, and 20 objects with 40 hits each."""
+    random = np.random.default_rng(0)
+    logits = random.normal(-6.0, 0.8, (1, COCO_ANCHORS, COCO_CLASSES))
+    for first in random.integers(0, COCO_ANCHORS - 40, 20):
+        logits[0, first : first + 40, random.integers(COCO_CLASSES)] = random.uniform(-1, 3, 40)
+    boxes = random.normal(0.0, 0.5, (1, COCO_ANCHORS, 4))
+    raw = {}
+    for name, values, scale in (("logits", logits, 0.08), ("boxes", boxes, 0.03)):
+        params = QuantizationParams(scale, 20, np.dtype(np.int8))
+        raw[name] = QuantizedTensor(params.quantize(values), params)
+    outputs = SsdRawOutputs(levels=(LevelOutputs(class_logits="logits", box_encodings="boxes"),))
+    decoder = SsdDecoder(outputs, (COCO_SIDE, COCO_SIDE), NmsSpec(), COCO_CLASSES)
+    times_s = []
+    for _ in range(_WARM_UP + _DECODER_REPEATS):
+        start_s = time.perf_counter()
+        decoder.decode(raw)
+        times_s.append(time.perf_counter() - start_s)
+    return times_s[_WARM_UP:]
