@@ -41,15 +41,20 @@ Threads = Annotated[int | None, typer.Option(help="Threads of the interpreter.")
 Runtime = Annotated[str | None, typer.Option(help="auto, litert or tflite.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"edge-detector {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more; show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Finds people in pictures, video and live cameras, on small computers."""
-    if version:
-        print(f"edge-detector {__version__}")
-        raise typer.Exit
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
@@ -119,15 +124,22 @@ def models() -> None:
 
     from edge_detector.config import DEFAULT_MODEL
     from edge_detector.loader import load_manifest
+    from edge_detector.model_file import read_manifest, read_model_file
     from edge_detector.registry import list_models
 
-    table = Table("name", "input", "classes", "MB", "default", box=None)
+    table = Table("name", "input", "classes", "MB", "manifest", "default", box=None)
     for name, path in list_models().items():
         manifest = load_manifest(path)
         labels = manifest.labels[0] if len(manifest.labels) == 1 else str(len(manifest.labels))
         size = f"{path.stat().st_size / 1e6:.1f}"
+        carried = read_manifest(read_model_file(path), path.name) is not None
         table.add_row(
-            name, f"{manifest.input.width}x{manifest.input.height}", labels, size, _mark(name == DEFAULT_MODEL)
+            name,
+            f"{manifest.input.width}x{manifest.input.height}",
+            labels,
+            size,
+            "in the file" if carried else "by rules",
+            "*" if name == DEFAULT_MODEL else "",
         )
     # A pipe or file gets whole names, whatever the width of the terminal.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
@@ -176,10 +188,6 @@ class _ConsoleHandler(logging.Handler):
 
 def _say(line: str) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
-
-
-def _mark(wanted: bool) -> str:
-    return "*" if wanted else ""
 
 
 def _model(

@@ -17,10 +17,10 @@ PACKAGE = REPOSITORY / "edge_detector"
 # First match wins. A stage folder's __init__ is its contract; the other files in it are leaves or pure functions.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("errors", "frame", "detections", "quantization")),
-    (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets", "models")),
-    (2, ("preprocess", "postprocess", "tracking", "runtime.mailbox", "runtime.metrics")),
+    (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets")),
+    (2, ("manifest_rules", "preprocess", "postprocess", "tracking", "runtime.mailbox", "runtime.metrics")),
     (3, ("sources", "backends", "publishers", "overlay", "jpeg")),
-    (5, ("detector", "runtime.pipeline")),
+    (5, ("loader", "detector", "runtime.pipeline")),
     (6, ("runtime", "cli", "commands", "__main__", "")),
 )
 STAGES = ("sources", "preprocess", "backends", "postprocess", "tracking", "publishers")
