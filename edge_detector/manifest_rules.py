@@ -81,7 +81,7 @@ def _normalization(model: TfliteModel, name: str) -> tuple[tuple[Rgb, Rgb], str]
         limits = np.iinfo(params.dtype)
         low, high = params.dequantize(np.array([limits.min, limits.max])).tolist()
         return _normalization_by_range(low, high, name), "by the input's range"
-    names = " ".join(model.tensor_names).lower()
+    names = " ".join(tensor.name for tensor in model.tensors).lower()
     for word, normalization in _BY_TENSOR_NAME:
         if word in names:
             return normalization, f"by tensor names with {word!r}"

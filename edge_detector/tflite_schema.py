@@ -6,7 +6,7 @@ The numbers passed to `Table` are field indices of that schema, or of tflite-sup
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class TfliteModel:
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    tensor_names: tuple[str, ...]
+    tensors: tuple[TensorInfo, ...]
     sigmoid_outputs: frozenset[str]
     detection_op: DetectionOp | None
     normalization: Normalization | None
@@ -94,12 +94,13 @@ def _read_model(model: Table, content: bytes) -> TfliteModel:
         if buffer.scalar(1, "Q") + buffer.scalar(2, "Q") > len(content):
             raise ValueError("weights end behind the last byte")
     graph = model.tables(2)[0]
-    tensors, operators = graph.tables(0), _read_operators(model, graph)
-    outputs = tuple(_tensor(tensors, i) for i in graph.numbers(2, np.int32).tolist())
+    tensors = tuple(_read_tensor(i, tensor) for i, tensor in enumerate(graph.tables(0)))
+    operators = _read_operators(model, graph)
+    outputs = _pick(tensors, graph.numbers(2, np.int32).tolist())
     return TfliteModel(
-        inputs=tuple(_tensor(tensors, i) for i in graph.numbers(1, np.int32).tolist()),
+        inputs=_pick(tensors, graph.numbers(1, np.int32).tolist()),
         outputs=outputs,
-        tensor_names=tuple(tensor.text(3) for tensor in tensors),
+        tensors=tensors,
         sigmoid_outputs=frozenset(tensor.name for tensor in outputs if _is_sigmoid(tensor.index, operators)),
         detection_op=_detection_op(tensors, operators),
         normalization=_normalization(model, buffers),
@@ -121,17 +122,20 @@ def _read_operators(model: Table, graph: Table) -> list[_Operator]:
     ]
 
 
-def _tensor(tensors: list[Table], index: int) -> TensorInfo:
-    if index < 0:
-        raise ValueError(f"tensor {index}")
-    tensor = tensors[index]
+def _pick(tensors: tuple[TensorInfo, ...], indices: Sequence[int]) -> tuple[TensorInfo, ...]:
+    if any(not 0 <= index < len(tensors) for index in indices):
+        raise ValueError(f"tensors {indices} of {len(tensors)}")
+    return tuple(tensors[index] for index in indices)
+
+
+def _read_tensor(index: int, tensor: Table) -> TensorInfo:
     dtype = _TYPES.get(tensor.scalar(1, "b"), "unsupported type")
     quantization = tensor.table(4)
     scales = [] if quantization is None else quantization.numbers(2, np.float32).tolist()
     params = None
     if quantization is not None and len(scales) == 1 and "int" in dtype:
-        zero_point = quantization.numbers(3, np.int64).tolist()[0]
-        params = QuantizationParams(scales[0], zero_point, np.dtype(dtype))
+        zero_points = quantization.numbers(3, np.int64).tolist() or [0]
+        params = QuantizationParams(scales[0], zero_points[0], np.dtype(dtype))
     return TensorInfo(index, tensor.text(3), tuple(tensor.numbers(0, np.int32).tolist()), dtype, params)
 
 
@@ -145,10 +149,10 @@ def _is_sigmoid(tensor: int, operators: list[_Operator]) -> bool:
     return False
 
 
-def _detection_op(tensors: list[Table], operators: list[_Operator]) -> DetectionOp | None:
+def _detection_op(tensors: tuple[TensorInfo, ...], operators: list[_Operator]) -> DetectionOp | None:
     for operator in operators:
         if operator.code == _CUSTOM and operator.custom_name == DETECTION_OP:
-            names = tuple(_tensor(tensors, i).name for i in operator.outputs)
+            names = tuple(tensor.name for tensor in _pick(tensors, operator.outputs))
             return DetectionOp(names, read_flexbuffer_map(operator.custom_options))
     return None
 

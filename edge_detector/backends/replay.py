@@ -27,7 +27,7 @@ class ReplayBackend:
 
     def __init__(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 description = json.loads(str(arrays[_DESCRIPTION]))
                 outputs = [(name, _params_from(params)) for name, params in description["outputs"]]
                 self._frames: list[RawOutputs] = [

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from edge_detector.backends import check_input
 from edge_detector.errors import ConfigError, DelegateError, ModelError
+from edge_detector.model_file import read_model_file
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
+from edge_detector.tflite_schema import read_tflite
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +52,19 @@ class TfliteBackend:
         threads = default_threads() if num_threads is None else num_threads
         if threads < 1:
             raise ConfigError(f"num_threads must be 1 or more, got {threads}")
+        title = model.name if isinstance(model, Path) else "model"
+        # tflite-runtime verifies nothing: a file that is cut off would end the process.
+        read_tflite(read_model_file(model) if isinstance(model, Path) else model, title)
         chosen = _choose_runtime(runtime)
         interpreter_class = _import_interpreter(chosen)
-        title = model.name if isinstance(model, Path) else "model"
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
         try:
             interpreter = interpreter_class(**source, num_threads=threads)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(
-                f"{title}: {chosen.title} cannot load it ({_first_line(error)}); it is damaged, compiled for another "
-                "device, or newer than the runtime"
+                f"{title}: {chosen.title} cannot load it ({_first_line(error)}); if it is made for another device or a "
+                "newer runtime, convert it for this one, else copy it again"
             ) from error
         self.name = f"{chosen.title} {importlib.metadata.version(chosen.package)}, {threads} threads"
         input_details = interpreter.get_input_details()
