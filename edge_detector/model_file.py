@@ -142,13 +142,15 @@ def append_manifest(path: Path, manifest: ModelManifest) -> None:
         ModelError: the file is missing or no .tflite, or cannot be replaced.
     """
     content = with_manifest(read_model_file(path), manifest)
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        temporary = path.with_name(f".{path.name}.new")
         temporary.write_bytes(content)
         temporary.chmod(path.stat().st_mode)
         temporary.replace(path)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be replaced: {error.strerror}; check the folder's permissions") from error
+        raise ModelError(f"{path}: cannot be replaced: {error.strerror}; check space and permissions") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _zip_start(content: bytes) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import stat
@@ -80,6 +81,20 @@ def test_appending_keeps_the_mode_and_leaves_no_other_file(model: Path) -> None:
     model.chmod(0o640)
     append_manifest(model, MANIFEST)
     assert stat.S_IMODE(model.stat().st_mode) == 0o640
+    assert list(model.parent.iterdir()) == [model]
+
+
+def test_model_is_left_alone_when_it_cannot_be_replaced(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = model.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(ModelError, match="cannot be replaced: No space left on device"):
+        append_manifest(model, MANIFEST)
+    assert model.read_bytes() == before
     assert list(model.parent.iterdir()) == [model]
 
 
