@@ -40,8 +40,14 @@ def open_capture(target: str, backend: int, params: Sequence[int] = ()) -> cv2.V
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        _silence_opencv()
     return cv2.VideoCapture(target, backend, params)
+
+
+def _silence_opencv() -> None:
+    """Set OpenCV's log level to silent, 0; the function has another place since OpenCV 5."""
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_level(0)
 
 
 class OpenCVSource:
