@@ -135,8 +135,8 @@ def _clipped(box: list[int], image: Image, style: _Style) -> Corners:
 
 def _draw_box(image: Image, box: Corners, color: Rgb, style: _Style) -> None:
     top_left, bottom_right = box[:2], box[2:]
-    cv2.rectangle(image, top_left, bottom_right, DARK, style.line + 2 * style.outline, cv2.LINE_AA)
-    cv2.rectangle(image, top_left, bottom_right, color, style.line, cv2.LINE_AA)
+    cv2.rectangle(image, top_left, bottom_right, DARK, style.line + 2 * style.outline)
+    cv2.rectangle(image, top_left, bottom_right, color, style.line)
 
 
 def _draw_tag(

@@ -129,8 +129,8 @@ def _listen(host: str, port: int) -> socket.socket:
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         return socket.create_server((host, port), family=family, dualstack_ipv6=both)
-    except (OSError, OverflowError) as error:
-        remedy = REMEDIES.get(getattr(error, "errno", None) or 0, str(error))
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, str(error))
         raise PublishError(f"cannot serve the page on port {port} of {host}: {remedy}") from error
 
 

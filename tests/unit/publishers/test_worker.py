@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from edge_detector.errors import PublishError
+from edge_detector.frame import FrameResult
+from edge_detector.publishers.worker import QueuedPublisher
+
+MakeResult = Callable[..., FrameResult]
+
+
+class GatedSink:
+    """Writes only while `gate` is open; fails at the frame `fails_at` with `error`."""
+
+    name = "gated"
+    uses_image = False
+
+    def __init__(self, fails_at: int = -1, error: Exception | None = None) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.written: list[int] = []
+        self.finished: list[bool] = []
+        self._fails_at = fails_at
+        self._error = error or OSError("disk on fire")
+
+    def write(self, result: FrameResult) -> None:
+        self.entered.set()
+        assert self.gate.wait(10)
+        if result.frame.frame_id == self._fails_at:
+            raise self._error
+        self.written.append(result.frame.frame_id)
+
+    def finish(self, complete: bool) -> None:
+        self.finished.append(complete)
+
+
+def start_with_one_in_hand(sink: GatedSink, make_result: MakeResult, **settings: object) -> QueuedPublisher:
+    publisher = QueuedPublisher(sink, **settings)  # type: ignore[arg-type]
+    publisher.publish(make_result(frame_id=0))
+    assert sink.entered.wait(10)
+    return publisher
+
+
+def test_full_queue_drops_its_oldest_and_counts(make_result: MakeResult) -> None:
+    sink = GatedSink()
+    publisher = start_with_one_in_hand(sink, make_result, capacity=3)
+    for frame_id in range(1, 9):
+        publisher.publish(make_result(frame_id=frame_id))
+    assert publisher.dropped == 5
+    sink.gate.set()
+    publisher.close()
+    assert sink.written == [0, 6, 7, 8]
+
+
+def test_lossless_publisher_waits_and_drops_nothing(make_result: MakeResult) -> None:
+    sink = GatedSink()
+    publisher = start_with_one_in_hand(sink, make_result, capacity=3, lossless=True)
+
+    def publish_all() -> None:
+        for frame_id in range(1, 50):
+            publisher.publish(make_result(frame_id=frame_id))
+
+    thread = threading.Thread(target=publish_all)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    sink.gate.set()
+    thread.join(10)
+    publisher.close()
+    assert sink.written == list(range(50))
+    assert publisher.dropped == 0
+
+
+def test_close_writes_what_is_queued_and_finishes_once(make_result: MakeResult) -> None:
+    sink = GatedSink()
+    sink.gate.set()
+    publisher = QueuedPublisher(sink)
+    for frame_id in range(5):
+        publisher.publish(make_result(frame_id=frame_id))
+    publisher.close()
+    publisher.close()
+    assert sink.written == list(range(5))
+    assert sink.finished == [True]
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_failure_of_the_sink_surfaces_as_publish_error(make_result: MakeResult, lossless: bool) -> None:
+    sink = GatedSink(fails_at=1)
+    sink.gate.set()
+    publisher = QueuedPublisher(sink, lossless=lossless, capacity=2)
+    with pytest.raises(PublishError, match="gated: disk on fire") as caught:  # noqa: PT012 - some publish, not the first
+        for frame_id in range(1000):
+            publisher.publish(make_result(frame_id=frame_id))
+            publisher._thread.join(0.001)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert sink.finished == [False]
+    with pytest.raises(PublishError):
+        publisher.close()
+
+
+def test_failure_that_no_publish_met_surfaces_in_close(make_result: MakeResult) -> None:
+    sink = GatedSink(fails_at=0, error=PublishError("the disk is full"))
+    publisher = start_with_one_in_hand(sink, make_result)
+    sink.gate.set()
+    with pytest.raises(PublishError, match=r"^the disk is full$"):
+        publisher.close()
+    publisher.close()
+
+
+def test_hung_sink_does_not_hang_close(make_result: MakeResult) -> None:
+    sink = GatedSink()
+    publisher = start_with_one_in_hand(sink, make_result, close_timeout_s=0.1)
+    publisher.publish(make_result(frame_id=1))
+    with pytest.raises(PublishError, match=r"gated hung for 0\.1 s; 1 queued results are lost"):
+        publisher.close()
+    sink.gate.set()
+    publisher._thread.join(10)
+    assert sink.written == [0]
+
+
+def test_close_frees_a_publish_that_waits(make_result: MakeResult) -> None:
+    sink = GatedSink()
+    publisher = start_with_one_in_hand(sink, make_result, capacity=1, lossless=True, close_timeout_s=0.1)
+    publisher.publish(make_result(frame_id=1))
+    failures: list[PublishError] = []
+
+    def publish() -> None:
+        try:
+            publisher.publish(make_result(frame_id=2))
+        except PublishError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    with pytest.raises(PublishError, match="hung"):
+        publisher.close()
+    thread.join(10)
+    assert [str(error) for error in failures] == ["gated is closed"]
+    sink.gate.set()
+    publisher._thread.join(10)
