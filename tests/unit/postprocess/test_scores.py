@@ -73,3 +73,11 @@ def test_the_limit_keeps_the_greatest_and_among_equals_the_first(
     assert sorted(best) == sorted(expected)
     if len(integers) > limit:
         assert best.tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.float32])
+def test_of_many_equals_the_first_are_taken(dtype: type[Any]) -> None:
+    values = np.tile(np.array([1, 3, 2], dtype), 300)
+    params = None if dtype is np.float32 else QuantizationParams(0.1, 0, np.dtype(dtype))
+    best = ScoreFilter.build(params, "sigmoid", 0.0).best(values, 500)
+    assert best.tolist() == [*range(1, 900, 3), *range(2, 600, 3)]

@@ -114,5 +114,5 @@ def test_prepare_letterboxes_and_normalizes(params: QuantizationParams | None) -
     tensor, transform = prepare(image, Normalizer(spec, params))
     canvas, expected_transform = letterbox(image, spec)
     assert transform == expected_transform
-    assert tensor.shape == (1, 96, 64, 3)
+    assert (tensor.shape, tensor.dtype) == ((1, 96, 64, 3), np.int8 if params else np.float32)
     np.testing.assert_array_equal(tensor[0].astype(int), canvas.astype(int) - (128 if params else 0))
