@@ -182,7 +182,7 @@ def test_picture_is_sent_whole_before_the_next_one_comes(web: WebPublisher, make
 
 def test_viewer_who_never_reads_delays_nobody_and_is_dropped(make_result: MakeResult) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
-    with server(stall_s=0.5) as web, socket.socket() as idler:
+    with server(stall_s=2.0) as web, socket.socket() as idler:
         idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         idler.connect(("127.0.0.1", port_of(web)))
         idler.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -197,7 +197,7 @@ def test_viewer_who_never_reads_delays_nobody_and_is_dropped(make_result: MakeRe
                 web.publish(result)
                 assert viewer.brightness() == pytest.approx(20 * step, abs=6)
                 waits.append(time.monotonic() - started)
-            assert max(waits) < 0.5  # less than the time after which the idler is dropped
+            assert max(waits) < 1.0  # less than the time after which the idler is dropped
             wait_until(lambda: json.loads(get(web, "/api/status")[2])["viewers"] == 1)
 
 
