@@ -73,12 +73,12 @@ def _resized_wh(source_wh: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
 
 
 def _resize(image: npt.NDArray[np.uint8], size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Resize with half-pixel centres: by the mean over the covered area where it shrinks, else bilinearly.
+    """Resize with half-pixel centres: bilinearly, or by the mean over the covered area where a side is halved or less.
 
-    Bilinear sampling skips pixels when it shrinks, and small objects with them; training resizes like this.
+    Below one half, bilinear sampling skips pixels, and small objects with them; above, the mean would only be slower.
     """
-    shrinks = size_wh[0] <= image.shape[1] and size_wh[1] <= image.shape[0]
-    resized = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    skips = 2 * size_wh[0] <= image.shape[1] or 2 * size_wh[1] <= image.shape[0]
+    resized = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
 
 
