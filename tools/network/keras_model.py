@@ -145,7 +145,14 @@ class _Builder:
         x, keras_padding = _pad(x, kernel_side, stride, padding)
         if key not in self.layers:
             kernel, bias = self.fold(*key)
-            layer = keras.layers.Conv2D(len(bias), kernel_side, stride, keras_padding, activation=_NAMES[activation])
+            layer = keras.layers.Conv2D(
+                len(bias),
+                kernel_side,
+                stride,
+                keras_padding,
+                activation=_NAMES[activation],
+                name=key[1].removesuffix(".norm"),
+            )
             layer.build(x.shape)
             layer.set_weights([kernel, bias])
             self.layers[key] = layer

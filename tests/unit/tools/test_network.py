@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - the builds are imported only where their frameworks are installed
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""From weights to a verified .tflite: float export, calibration, int8, parity, manifest."""
