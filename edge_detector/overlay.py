@@ -159,17 +159,19 @@ def _draw_tag(
 def _tag_place(
     box: Corners, tag_wh: tuple[int, int], size_wh: tuple[int, int], style: _Style, taken: npt.NDArray[Any]
 ) -> tuple[int, int]:
-    """Return the first free place of: above the box, inside at its top, below it, inside at its bottom."""
+    """Return where it covers least of other tags: above the box, inside at its top, below it, inside at its bottom."""
     (tag_w, tag_h), (width, height) = tag_wh, size_wh
     edge = style.line // 2 + style.outline
     x = min(max(0, box[0] - edge), width - tag_w)
     tops = (box[1] - edge - tag_h, box[1] - edge, box[3] + edge + 1, box[3] + edge + 1 - tag_h)
     inside = [y for y in tops if 0 <= y <= height - tag_h] or [max(0, min(tops[1], height - tag_h))]
-    for y in inside:
-        apart = (taken[:, 0] >= x + tag_w) | (taken[:, 2] <= x) | (taken[:, 1] >= y + tag_h) | (taken[:, 3] <= y)
-        if apart.all():
-            return x, y
-    return x, inside[0]
+    shared_w = np.clip(np.minimum(taken[:, 2], x + tag_w) - np.maximum(taken[:, 0], x), 0, None)
+
+    def covered(y: int) -> int:
+        shared_h = np.clip(np.minimum(taken[:, 3], y + tag_h) - np.maximum(taken[:, 1], y), 0, None)
+        return int((shared_w * shared_h).sum())
+
+    return x, min(inside, key=covered)
 
 
 def _status_parts(result: FrameResult) -> list[str]:

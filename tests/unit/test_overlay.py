@@ -157,6 +157,17 @@ def test_tags_of_overlapping_boxes_lie_apart(monkeypatch: pytest.MonkeyPatch, ma
             assert x2 < u1 or u2 < x1 or y2 < v1 or v2 < y1
 
 
+def test_tag_that_finds_no_free_place_covers_as_little_as_possible(
+    monkeypatch: pytest.MonkeyPatch, make_result: MakeResult
+) -> None:
+    # Tags of the first two lie right above the third box and over its lower edge; free but for 4 rows is its top.
+    boxes = [(40, 100, 90, 110), (40, 216, 90, 226), (45, 97, 85, 200)]
+    above, below, last = tag_boxes(monkeypatch, make_result(boxes, size_wh=(640, 480)))
+    assert last[1] > above[1] + 10
+    assert last[3] < below[1]
+    assert above[3] - last[1] <= 4
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
