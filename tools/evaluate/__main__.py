@@ -127,7 +127,7 @@ def main(
     )
     Console().print(report.table())
     for line in report.notes():
-        Console().print(line, highlight=False)
+        Console().print(line, highlight=False, soft_wrap=True)
     if json is not None:
         report.write(json)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from tools.evaluate.annotations import LabelMatch
 from tools.evaluate.score import Figures, Score
 
-HEADINGS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR100")
+HEADINGS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class TorchBackend:
         side = model.arch.input_side
         self.name = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
         self.input_shape = (1, side, side, 3)
-        self._model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        self._model = model.eval().to(memory_format=torch.channels_last)
 
     def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
         """Run the network; see `Backend.infer`."""
