@@ -1,0 +1,1 @@
+"""Tools for the machine that makes models; the runtime never imports them."""

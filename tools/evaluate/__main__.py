@@ -136,5 +136,5 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except EdgeDetectorError as error:
-        console.print(f"evaluate: error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"evaluate: error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

@@ -74,7 +74,6 @@ class ConvNorm(nn.Module):
 
 def fold_and_convolve(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """Return norm(conv(x)) with the statistics of `norm` as constants, as one convolution."""
-    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = norm.bias - norm.running_mean * scale
     return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride)
@@ -245,7 +244,6 @@ class SsdResNetFpn(nn.Module):
                     nn.init.normal_(module.weight, std=0.01)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-        assert self.class_head.output.conv.bias is not None
         nn.init.constant_(self.class_head.output.conv.bias, -math.log(99))
         for module in self.fpn.modules():
             if isinstance(module, nn.Conv2d):

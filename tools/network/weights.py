@@ -46,5 +46,8 @@ def load_weights(path: Path) -> tuple[Architecture, Weights, tuple[str, ...]]:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

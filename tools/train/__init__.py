@@ -1,0 +1,1 @@
+"""Training of SSD-ResNet50-FPN on COCO-format data."""

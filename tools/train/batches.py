@@ -105,7 +105,8 @@ def prefetch(maker: BatchMaker, first: int, last: int, ahead: int = 3) -> Iterat
     def put(item: Batch | BaseException) -> None:
         while not stop.is_set():
             try:
-                return ready.put(item, timeout=0.5)
+                ready.put(item, timeout=0.5)
+                return
             except queue.Full:
                 continue
 
@@ -115,7 +116,7 @@ def prefetch(maker: BatchMaker, first: int, last: int, ahead: int = 3) -> Iterat
                 if stop.is_set():
                     return
                 put(maker.make(step))
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
             put(error)
 
     thread = threading.Thread(target=work, name="batches", daemon=True)

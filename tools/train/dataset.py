@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,10 +59,14 @@ def load_coco(folder: Path, class_names: tuple[str, ...] | None = None) -> tuple
     try:
         coco = json.loads(annotations.read_text())
         names = {category["id"]: category["name"] for category in coco["categories"]}
-        chosen = class_names or tuple(names[i] for i in sorted(names))
+        chosen = tuple(dict.fromkeys(class_names or (names[i] for i in sorted(names))))
         if missing := set(chosen) - set(names.values()):
-            raise SourceError(f"{annotations}: no class {', '.join(sorted(missing))}; it has {', '.join(names.values())}")
+            raise SourceError(
+                f"{annotations}: no class {', '.join(sorted(missing))}; it has {', '.join(names.values())}"
+            )
         index_of = {i: chosen.index(name) for i, name in names.items() if name in chosen}
+        if not coco["images"]:
+            raise SourceError(f"{annotations}: lists no pictures; there is nothing to learn from")
         per_image: dict[int, list[tuple[list[float], int]]] = {image["id"]: [] for image in coco["images"]}
         for item in coco["annotations"]:
             if item["category_id"] in index_of:
@@ -73,13 +78,12 @@ def load_coco(folder: Path, class_names: tuple[str, ...] | None = None) -> tuple
 
 
 def _photo(
-    folder: Path, image: dict[str, object], items: list[tuple[list[float], int]], index_of: dict[int, int]
+    folder: Path, image: dict[str, Any], items: list[tuple[list[float], int]], index_of: dict[int, int]
 ) -> Photo:
     boxes = np.array([box for box, _ in items], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     exhaustive = np.zeros(len(set(index_of.values())), np.bool_)
-    ids = image.get("exhaustive_category_ids", list(index_of))
-    assert isinstance(ids, list)
+    ids = image.get("exhaustive_category_ids", index_of)
     exhaustive[[index_of[i] for i in ids if i in index_of]] = True
     return Photo(
         folder / "images" / str(image["file_name"]),

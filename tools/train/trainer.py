@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edge_detector.errors import ConfigError
 from tools.network.torch_model import SsdResNetFpn, flatten_levels
 from tools.network.weights import save_weights
 from tools.train.batches import Batch, BatchMaker, anchors_px, prefetch
@@ -67,10 +68,15 @@ class Trainer:
     """Trains `model` on batches; everything it writes goes to `folder`."""
 
     def __init__(
-        self, model: SsdResNetFpn, maker: BatchMaker, schedule: Schedule, labels: tuple[str, ...], folder: Path,
+        self,
+        model: SsdResNetFpn,
+        maker: BatchMaker,
+        schedule: Schedule,
+        labels: tuple[str, ...],
+        folder: Path,
         compiled: bool = False,
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        self.model = model.to(memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if compiled else self.model
         self.maker = maker
         self.schedule = schedule
@@ -119,14 +125,14 @@ class Trainer:
     def run(self, on_step: Callable[[int, dict[str, float]], None], save_every: int = 100) -> None:
         """Train from the present step to the schedule's end; `on_step` gets the step and its figures."""
         self.model.train()
-        with (self.folder / "log.jsonl").open("a") as log:
+        with (self.folder / "log.jsonl").open("a", buffering=1) as log:
             started = time.monotonic()
             for batch in prefetch(self.maker, self.step, self.schedule.steps):
                 for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * self.schedule.factor(self.step)
                 class_loss, box_loss = self.loss(batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                (class_loss + BOX_LOSS_WEIGHT * box_loss).backward()  # type: ignore[no-untyped-call]  # torch's stub
+                (class_loss + BOX_LOSS_WEIGHT * box_loss).backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_LIMIT)
                 self.optimizer.step()
                 self.ema.update(self.model)
@@ -141,7 +147,6 @@ class Trainer:
                 log.write(json.dumps({"step": self.step} | figures) + "\n")
                 on_step(self.step, figures)
                 if self.step % save_every == 0 or self.step == self.schedule.steps:
-                    log.flush()
                     self.save()
 
     def save(self) -> None:
@@ -161,13 +166,29 @@ class Trainer:
         save_weights(self.folder / "weights.safetensors", self.model.arch, arrays, self.labels)
 
     def resume(self) -> bool:
-        """Continue from `folder`'s checkpoint; False when there is none."""
+        """Continue from `folder`'s checkpoint; False when there is none, and training starts at step 0.
+
+        Raises:
+            ConfigError: the checkpoint is of another network, or other stages were frozen.
+        """
         path = self.folder / "checkpoint.pt"
-        if not path.exists():
-            return False
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.averages, self.ema.steps = state["ema"], state["ema_steps"]
-        self.step = state["step"]
-        return True
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            try:
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f"{path}: is of another network; resume with the --classes, --channels, --depth and --freeze it had"
+                ) from error
+            self.ema.averages, self.ema.steps = state["ema"], state["ema_steps"]
+            self.step = state["step"]
+        self._cut_log()
+        return path.exists()
+
+    def _cut_log(self) -> None:
+        """Drop what was logged after the checkpoint: those steps are run again."""
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            lines = log.read_text().splitlines(keepends=True)
+            log.write_text("".join(lines[: self.step]))
