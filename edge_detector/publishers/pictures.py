@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 
 from edge_detector.errors import PublishError
@@ -17,8 +18,8 @@ JPEG_QUALITY = 92
 def open_pictures(directory: str | Path, overlay: OverlayRenderer, *, lossless: bool = False) -> QueuedPublisher:
     """Return a publisher that writes each result to `directory` (made if missing) as an annotated JPEG.
 
-    `cat.png` becomes `cat_boxes.jpg`, so that no original is overwritten, and further frames of the same name get their
-    number: `cat_boxes_000007.jpg`. Each file is written under a temporary name and renamed when it is complete.
+    `cat.png` becomes `cat_boxes.jpg`, so that no original is overwritten, and a second picture of that name
+    `cat_boxes_2.jpg`. Each file is written under a temporary name and renamed when it is complete.
 
     Raises:
         PublishError: the folder cannot be made or written to.
@@ -55,8 +56,7 @@ class _PicturesSink:
 
     def _name_for(self, frame: Frame) -> str:
         stem = re.sub(r"[^\w.-]+", "_", Path(frame.source).stem) or "frame"
-        name = f"{stem}_boxes"
-        if name in self._names:
-            name = f"{name}_{frame.frame_id:06d}"
+        names = (f"{stem}_boxes" if number == 1 else f"{stem}_boxes_{number}" for number in count(1))
+        name = next(name for name in names if name not in self._names)
         self._names.add(name)
         return f"{name}.jpg"

@@ -32,9 +32,9 @@ def test_pictures_are_named_after_their_source(tmp_path: Path, make_result: Make
     widths = {path.name: cv2.imread(str(path)).shape[1] for path in (tmp_path / "new" / "out").iterdir()}
     assert widths == {
         "cat_boxes.jpg": 40,
-        "cat_boxes_000001.jpg": 41,
+        "cat_boxes_2.jpg": 41,
         "clip_1_boxes.jpg": 42,
-        "clip_1_boxes_000003.jpg": 43,
+        "clip_1_boxes_2.jpg": 43,
         "video0_boxes.jpg": 44,
         "synthetic__boxes.jpg": 45,
         "Straße_boxes.jpg": 46,

@@ -108,14 +108,23 @@ def test_stop_ends_a_long_file_soon(color_detector: MakeDetector) -> None:
 
 
 def test_decoding_runs_ahead_of_inference(color_detector: MakeDetector) -> None:
-    class SlowSource(SyntheticSource):
-        def read(self, timeout_s: float) -> Frame | None:
-            time.sleep(0.03)
-            return super().read(timeout_s)
+    two_more_read = threading.Event()
 
-    start_s = time.monotonic()
-    Pipeline(SlowSource(frames=20), color_detector(delay_s=0.03), [], threading.Event()).run()
-    assert time.monotonic() - start_s < 20 * 0.06 - 0.1  # one after the other it would take 1.2 s and more
+    class WatchedSource(SyntheticSource):
+        def read(self, timeout_s: float) -> Frame | None:
+            frame = super().read(timeout_s)
+            if frame is not None and frame.frame_id == 2:
+                two_more_read.set()
+            return frame
+
+    class Patient(Collector):
+        def publish(self, result: FrameResult) -> None:
+            assert two_more_read.wait(20)  # while frame 0 is still being published
+            super().publish(result)
+
+    out = Patient()
+    Pipeline(WatchedSource(frames=5), color_detector(), [out], threading.Event()).run()
+    assert len(out.results) == 5
 
 
 # Live: newest first.
