@@ -28,9 +28,7 @@ class Detections:
     @classmethod
     def empty(cls) -> Detections:
         """Return zero detections."""
-        return cls(
-            np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-        )
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.xyxy)
@@ -38,6 +36,4 @@ class Detections:
     def __getitem__(self, selection: npt.NDArray[Any] | slice) -> Detections:
         """Return the detections that a boolean mask, an index array or a slice selects."""
         tracker_id = None if self.tracker_id is None else self.tracker_id[selection]
-        return Detections(
-            self.xyxy[selection], self.confidence[selection], self.class_id[selection], tracker_id
-        )
+        return Detections(self.xyxy[selection], self.confidence[selection], self.class_id[selection], tracker_id)

@@ -108,7 +108,9 @@ class Pipeline:
     def _log_rates(self) -> None:
         rates = self._capture_rate.per_second, self._inference_rate.per_second
         counts = self.stats.captured, self.stats.dropped, self.stats.publish_errors
-        logger.info("camera %.1f fps, inference %.1f fps; in all %d taken, %d left out, %d not published", *rates, *counts)
+        logger.info(
+            "camera %.1f fps, inference %.1f fps; in all %d taken, %d left out, %d not published", *rates, *counts
+        )
 
     def _capture_live(self, to_detect: LatestFrame[Frame], to_show: LatestFrame[Frame]) -> None:
         try:
