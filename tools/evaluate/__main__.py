@@ -61,10 +61,8 @@ def read_frame(picture: Picture) -> Frame:
     """
     frame = Frame(read_picture(picture.path), picture.image_id, time.monotonic(), time.time(), picture.path.name)
     if picture.size_wh not in (None, frame.size_wh):
-        raise SourceError(
-            f"{picture.path}: is {frame.size_wh[0]}x{frame.size_wh[1]}, but annotated as {picture.size_wh}; "
-            "give the original pictures"
-        )
+        is_wh, stated_wh = ("{}x{}".format(*size) for size in (frame.size_wh, picture.size_wh))
+        raise SourceError(f"{picture.path}: is {is_wh}, but annotated as {stated_wh}; give the original pictures")
     return frame
 
 

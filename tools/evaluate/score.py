@@ -47,7 +47,7 @@ class Score:
 
 def score(annotations: Annotations, match: LabelMatch, found: Mapping[int, Detections]) -> Score:
     """Return COCO's figures for detections in source pixels, by image id; only matched classes count."""
-    category_ids = [category for category in match.category_ids if category is not None]
+    category_ids = sorted(category for category in match.category_ids if category is not None)  # as COCOeval does
     results = [record for image_id, detections in found.items() for record in _records(image_id, detections, match)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports every step there
         truth = _index(annotations, list(annotations.objects))
