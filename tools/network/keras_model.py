@@ -17,7 +17,7 @@ from tools.network.weights import Weights
 LEVELS = range(3, 8)
 
 
-class _UpsampleNearest(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
+class _UpsampleNearest(keras.layers.Layer):
     """Exact nearest x2; UpSampling2D would become RESHAPE and TILE, half_pixel_centers another op version."""
 
     def call(self, x: Any) -> Any:

@@ -64,11 +64,13 @@ def verified(path: Path, float_model: bytes, photos: list[npt.NDArray[np.uint8]]
     """
     faults = []
     for runtime in ("litert", "tflite"):
+        shown = track(photos, f"verifying on {runtime}", console=console)
         try:
-            shown = track(photos, f"verifying on {runtime}", console=console)
             parity = compare(path, float_model, shown, runtime)
-        except DelegateError as error:
-            console.print(f"not verified on {runtime}: {error}")
+        except DelegateError:
+            if runtime == "litert":
+                raise
+            console.print("tflite-runtime is not installed here or does not work: not verified on it")
             continue
         console.print(parity_table(parity, len(photos)))
         faults += parity.faults(limits)
@@ -108,6 +110,8 @@ def main(
     """Convert, compare with float on photos that calibration has not seen, and write the file if it is fit."""
     if output.suffix != ".tflite":
         raise ConfigError(f"--output {output}: must end in .tflite")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: no such folder; make it first")
     started = time.monotonic()
     arch, tensors, labels = load_weights(weights)
     arch = dataclasses.replace(arch, input_side=input_size or arch.input_side)

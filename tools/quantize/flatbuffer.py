@@ -25,7 +25,7 @@ _OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() i
 _INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT32)
 
 
-class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the generated schema is untyped
+class _AlignedBuffer(schema.BufferT):
     """Starts its bytes at a multiple of 16, which schema.fbs demands and its Python code leaves out."""
 
     def Pack(self, builder: Any) -> Any:  # noqa: N802 - overrides

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -45,7 +48,10 @@ def quantize(float_model: bytes, ranges: Mapping[str, Range]) -> bytes:
         for name, (low, high) in ranges.items()
     }
     worker = quantizer.Quantizer(bytearray(float_model), recipe.static_wi8_ai8())
-    result = worker.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+    # It draws a progress bar of milliseconds whatever it is told, and is warned of its own debugging interpreter.
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = worker.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     content = finish(bytes(result.quantized_model))
     if not is_all_integer(flatbuffer_utils.read_model_from_bytearray(bytearray(content))):
         raise ModelError("the quantizer left real numbers in the model; use the litert-quantizer version of setup.cfg")
