@@ -81,6 +81,11 @@ def test_a_batch_depends_on_seed_and_step_alone(coco_set: Callable[..., Path]) -
     assert not torch.equal(makers[0].make(5).images, makers[2].make(5).images)
 
 
+def test_a_photo_is_augmented_anew_at_each_step(coco_set: Callable[..., Path]) -> None:
+    maker = BatchMaker(load_coco(coco_set(1))[0], tiny(), GENTLE, 1, 0)
+    assert not torch.equal(maker.make(0).images, maker.make(1).images)
+
+
 def test_a_batch_has_the_shapes_that_the_network_answers_with(coco_set: Callable[..., Path]) -> None:
     photos, _ = load_coco(coco_set())
     arch = tiny(input_side=96)
