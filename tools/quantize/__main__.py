@@ -100,7 +100,7 @@ def main(
     precision: Annotated[Precision, typer.Option()] = Precision.INT8,
     samples: Annotated[int, typer.Option(min=100, help="Photos to calibrate on, at most.")] = 200,
     held_out: Annotated[int, typer.Option(min=1, help="Other photos to verify on.")] = 20,
-    ranges: Annotated[RangeMethod, typer.Option(help="How activation ranges are chosen.")] = RangeMethod.MINMAX,
+    ranges: Annotated[RangeMethod, typer.Option(help="How activation ranges are chosen.")] = RangeMethod.MSE,
     percentile: Annotated[float, typer.Option(min=50, max=100, help="For --ranges percentile.")] = 99.99,
     min_cosine: Annotated[float, typer.Option(help="Least agreement of every output with float.")] = Limits.cosine,
     min_confirmed: Annotated[
