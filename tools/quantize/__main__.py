@@ -106,6 +106,9 @@ def main(
     min_confirmed: Annotated[
         float, typer.Option(help="Least share of the float model's detections that are found.")
     ] = Limits.confirmed,
+    max_invented: Annotated[
+        float, typer.Option(help="Greatest share of detections that the float model does not have.")
+    ] = Limits.invented,
 ) -> None:
     """Convert, compare with float on photos that calibration has not seen, and write the file if it is fit."""
     if output.suffix != ".tflite":
@@ -132,7 +135,8 @@ def main(
     temporary = output.with_name(f".new-{output.name}")
     try:
         temporary.write_bytes(with_manifest(content, manifest))
-        verified(temporary, float_model, list(read_photos(for_verification)), Limits(min_cosine, min_confirmed))
+        limits = Limits(min_cosine, min_confirmed, max_invented)
+        verified(temporary, float_model, list(read_photos(for_verification)), limits)
         temporary.replace(output)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror}; give another --output") from error

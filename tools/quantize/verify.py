@@ -25,10 +25,18 @@ _IOU = 0.5
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model must reach: cosine of every output, share of confirmed detections, range of its scores."""
+    """What a model must reach.
+
+    Attributes:
+        cosine: least, of every output.
+        confirmed: least share of the float twin's detections that the model finds too.
+        invented: greatest share of the model's detections that the float twin does not have.
+        score_range: least difference between its lowest and its highest score.
+    """
 
     cosine: float = 0.95
     confirmed: float = 0.9
+    invented: float = 0.1
     score_range: float = 0.01
 
 
@@ -90,6 +98,8 @@ class Parity:
         ]
         if self.wanted and self.confirmed < limits.confirmed * self.wanted:
             found.append(f"{self.confirmed} of {self.wanted} detections confirmed, wanted {limits.confirmed:.0%}")
+        if self.invented > limits.invented * self.found:
+            found.append(f"{self.invented} of {self.found} detections invented, allowed {limits.invented:.0%}")
         if self.highest - self.lowest < limits.score_range:
             found.append(f"all scores lie between {self.lowest:.3f} and {self.highest:.3f}")
         return [f"{self.runtime}: {fault}" for fault in found]
