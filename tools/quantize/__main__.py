@@ -153,5 +153,5 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except EdgeDetectorError as error:
-        console.print(f"quantize: error: {error}", style="red")
+        console.print(f"quantize: error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

@@ -86,14 +86,18 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return Workplace(folder / "weights.safetensors", photos, folder)
 
 
+def run_tool(weights: Path, photos: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Call the program as a user runs it."""
+    arguments = [weights, "--calibration", photos, "--output", output, "--samples", "100", "--held-out", "5"]
+    command = [sys.executable, str(Path(program.__file__).parent), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
 @pytest.fixture(scope="module")
 def model_file(workplace: Workplace) -> Path:
     """The int8 file, made by the program as a user runs it."""
     output = workplace.folder / "small.tflite"
-    program_folder = Path(program.__file__).parent
-    arguments = ["--calibration", workplace.photos, "--output", output, "--samples", "100", "--held-out", "5"]
-    command = [sys.executable, str(program_folder), str(workplace.weights), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=workplace.folder)
+    result = run_tool(workplace.weights, workplace.photos, output)
     assert result.returncode == 0, result.stderr
     table = re.search(r"detections confirmed │ (\d+) of (\d+)", result.stderr)
     assert table
@@ -212,6 +216,13 @@ def test_bad_arguments_are_refused_before_any_work(workplace: Workplace, tmp_pat
         workplace.run(tmp_path / "model.bin")
     with pytest.raises(ConfigError, match="no such folder"):
         workplace.run(tmp_path / "missing" / "model.tflite")
+
+
+def test_an_error_is_one_line_and_shown_as_it_is(workplace: Workplace) -> None:
+    folder = workplace.folder / ("long" * 20) / "[bold][/red]"
+    result = run_tool(workplace.weights, workplace.photos, folder / "model.tflite")
+    assert result.returncode == ConfigError.exit_code
+    assert result.stderr == f"quantize: error: --output {folder}/model.tflite: no such folder; make it first\n"
 
 
 def test_a_network_that_the_runtime_cannot_decode_is_refused(workplace: Workplace, tmp_path: Path) -> None:
