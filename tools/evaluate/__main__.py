@@ -24,7 +24,7 @@ from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.pictures import open_pictures
 from edge_detector.sources.files import read_picture
 from tools.evaluate.annotations import Annotations, Picture, load_annotations, match_labels
-from tools.evaluate.report import Report
+from tools.evaluate.report import Report, check_target
 from tools.evaluate.score import MAX_DETECTIONS, score
 
 console = Console(stderr=True)
@@ -36,8 +36,10 @@ def open_detector(
     """Return the runtime's detector for a .tflite file or for PyTorch weights, with COCO's number of detections.
 
     Raises:
-        ConfigError: not exactly one of the two is given, or `side` with a .tflite file.
+        ConfigError: not exactly one of the two is given, `side` with a .tflite file, or no multiple of 32.
     """
+    if side is not None and side % 32:
+        raise ConfigError(f"--side {side} is not a multiple of 32")
     if model is not None and weights is None:
         if side is not None:
             raise ConfigError("--side goes with --weights; the input size of a .tflite file is fixed")
@@ -106,6 +108,9 @@ def main(
     ] = None,
 ) -> None:
     """Print COCO's average precision per class, and the time per picture."""
+    if json is not None:
+        given = [path for path in (model, weights) if path is not None]
+        check_target(json, [annotations, *given, *(path.with_suffix(".json") for path in given)])
     truth = load_annotations(annotations, images, limit)
     detector = open_detector(model, weights, side, runtime, threads, threshold)
     try:

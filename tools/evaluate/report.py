@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
+from edge_detector.errors import ConfigError
 from tools.evaluate.annotations import LabelMatch
 from tools.evaluate.score import Figures, Score
 
@@ -52,8 +56,43 @@ class Report:
         return lines
 
     def write(self, path: Path) -> None:
-        """Write everything as JSON; figures are fractions."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write everything as JSON; figures are fractions.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        temporary = _temporary(path)
+        with _explained(path):
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+
+
+def check_target(path: Path, inputs: Iterable[Path]) -> None:
+    """Make sure before all the work that a report can be written to `path` and replaces none of `inputs`.
+
+    Raises:
+        ConfigError: it cannot, or it would.
+    """
+    if path.resolve() in {other.resolve() for other in inputs}:
+        raise ConfigError(f"--json {path}: is the name of an input or of the model's manifest; give another file")
+    with _explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _temporary(path).touch()
+        _temporary(path).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".new-{path.name}"
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--json {path}: cannot be written: {error.strerror}; give another file") from error
 
 
 def _percent(figures: Figures) -> list[str]:

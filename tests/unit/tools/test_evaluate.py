@@ -21,7 +21,7 @@ from edge_detector.postprocess.boxes import pairwise_iou
 from edge_detector.sources.synthetic import SyntheticSource
 from tools.evaluate import __main__ as program
 from tools.evaluate.annotations import Annotations, Picture, load_annotations, match_labels
-from tools.evaluate.report import Report
+from tools.evaluate.report import Report, check_target
 from tools.evaluate.score import Figures, Score, score
 
 CATEGORIES = {1: "person", 3: "car"}
@@ -232,6 +232,7 @@ def test_a_report_prints_undefined_figures_as_dashes_and_writes_everything(tmp_p
     assert list(report.table().columns[5].cells) == ["-", "-"]  # AP of small objects
     assert "unicorn" in "\n".join(report.notes())
     report.write(tmp_path / "out.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["score"]["per_class"]["person"]["ap50"] == pytest.approx(1.0)
     assert written["score"]["overall"]["ap_small"] is None
@@ -243,6 +244,39 @@ def test_one_of_model_and_weights_is_needed_and_side_goes_with_weights() -> None
             program.open_detector(model, weights, None, "auto", None, 0.01)
     with pytest.raises(ConfigError, match="--side goes with --weights"):
         program.open_detector(Path("a.tflite"), None, 320, "auto", None, 0.01)
+
+
+def test_a_side_that_the_network_cannot_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--side 100 is not a multiple of 32"):
+        program.open_detector(None, Path("a.safetensors"), 100, "auto", None, 0.01)
+
+
+def test_a_report_never_takes_the_name_of_what_was_read(tmp_path: Path) -> None:
+    annotations, model = write_data_set(tmp_path), tmp_path / "m.tflite"  # not looked for: refused before any work
+    before = annotations.read_text()
+    for output in (tmp_path / "images" / ".." / "m.json", annotations, model):
+        with pytest.raises(ConfigError, match="input or of the model's manifest"):
+            program.main(annotations, tmp_path / "images", model=model, json=output)
+    assert annotations.read_text() == before
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    annotations, model = write_data_set(tmp_path), tmp_path / "m.tflite"
+    for output, message in (
+        ("none/out.json", "No such file"),
+        ("images", "is a directory"),
+        ("o" * 300, "name too long"),
+    ):
+        with pytest.raises(ConfigError, match=f"(?i)--json .*{message}"):
+            program.main(annotations, tmp_path / "images", model=model, json=tmp_path / output)
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "instances.json"}
+
+
+def test_checking_the_reports_name_leaves_an_earlier_report_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("earlier")
+    check_target(tmp_path / "out.json", [])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.json", "earlier")]
 
 
 def test_weights_are_scored_without_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
