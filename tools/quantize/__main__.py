@@ -96,7 +96,9 @@ def main(
     weights: Annotated[Path, typer.Argument(help="weights.safetensors, as tools/train writes it.")],
     calibration: Annotated[Path, typer.Option(help="Folder of photos like those that the camera will see.")],
     output: Annotated[Path, typer.Option(help="The .tflite file to write.")],
-    input_size: Annotated[int | None, typer.Option(help="Input side, a multiple of 32; default: as trained.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=32, help="Input side, a multiple of 32; default: as trained.")
+    ] = None,
     precision: Annotated[Precision, typer.Option()] = Precision.INT8,
     samples: Annotated[int, typer.Option(min=100, help="Photos to calibrate on, at most.")] = 200,
     held_out: Annotated[int, typer.Option(min=1, help="Other photos to verify on.")] = 20,
@@ -115,6 +117,8 @@ def main(
         raise ConfigError(f"--output {output}: must end in .tflite")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: no such folder; make it first")
+    if input_size is not None and input_size % 32:
+        raise ConfigError(f"--input-size {input_size} is not a multiple of 32")
     started = time.monotonic()
     arch, tensors, labels = load_weights(weights)
     arch = dataclasses.replace(arch, input_side=input_size or arch.input_side)
