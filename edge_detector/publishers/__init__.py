@@ -35,7 +35,7 @@ class Publisher(Protocol):
         ...
 
     def close(self) -> None:
-        """Write out what is queued (within a time limit) and release everything; safe to call twice."""
+        """Write out what is queued and release everything; safe to call twice."""
         ...
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
@@ -15,7 +15,13 @@ from edge_detector.publishers.worker import QueuedPublisher
 
 
 def open_jsonl(
-    target: str | Path, labels: Sequence[str], model_name: str, *, append: bool = False, lossless: bool = False
+    target: str | Path,
+    labels: Sequence[str],
+    model_name: str,
+    *,
+    append: bool = False,
+    lossless: bool = False,
+    stop: threading.Event | None = None,
 ) -> QueuedPublisher:
     """Return a publisher that writes one line per result to the file `target`, or to standard output for "-".
 
@@ -26,7 +32,7 @@ def open_jsonl(
         PublishError: the file cannot be written.
     """
     sink = _StdoutSink(labels, model_name) if str(target) == "-" else _FileSink(target, labels, model_name, append)
-    return QueuedPublisher(sink, lossless=lossless)
+    return QueuedPublisher(sink, lossless=lossless, stop=stop)
 
 
 class _FileSink:
@@ -62,12 +68,14 @@ class _StdoutSink:
     def __init__(self, labels: Sequence[str], model_name: str) -> None:
         self._labels = labels
         self._model_name = model_name
-        self._stream: BinaryIO = sys.stdout.buffer
+        # Without Python's buffer: a write that hangs would hold its lock, and with it the end of the program.
+        self._file = FileIO(sys.stdout.fileno(), "w", closefd=False)
 
     def write(self, result: FrameResult) -> None:
         try:
-            self._stream.write(_line(result, self._labels, self._model_name))
-            self._stream.flush()
+            rest = _line(result, self._labels, self._model_name)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except BrokenPipeError as error:
             raise PublishError("standard output was closed by the program that read it") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from edge_detector.publishers.worker import QueuedPublisher
 JPEG_QUALITY = 92
 
 
-def open_pictures(directory: str | Path, overlay: OverlayRenderer, *, lossless: bool = False) -> QueuedPublisher:
+def open_pictures(
+    directory: str | Path, overlay: OverlayRenderer, *, lossless: bool = False, stop: threading.Event | None = None
+) -> QueuedPublisher:
     """Return a publisher that writes each result to `directory` (made if missing) as an annotated JPEG.
 
     `cat.png` becomes `cat_boxes.jpg`, so that no original is overwritten, and a second picture of that name
@@ -24,7 +27,7 @@ def open_pictures(directory: str | Path, overlay: OverlayRenderer, *, lossless: 
     Raises:
         PublishError: the folder cannot be made or written to.
     """
-    return QueuedPublisher(_PicturesSink(Path(directory), overlay), lossless=lossless)
+    return QueuedPublisher(_PicturesSink(Path(directory), overlay), lossless=lossless, stop=stop)
 
 
 class _PicturesSink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,14 @@ logger = logging.getLogger(__name__)
 FOURCC_BY_SUFFIX = {".mp4": "mp4v", ".avi": "MJPG"}
 
 
-def open_video(path: str | Path, overlay: OverlayRenderer, fps: float, *, lossless: bool = False) -> QueuedPublisher:
+def open_video(
+    path: str | Path,
+    overlay: OverlayRenderer,
+    fps: float,
+    *,
+    lossless: bool = False,
+    stop: threading.Event | None = None,
+) -> QueuedPublisher:
     """Return a publisher that writes an annotated video to `path` (.mp4 or .avi) at `fps` frames per second.
 
     It is written under a temporary name beside `path` and renamed when it is complete. With no frame there is no file.
@@ -26,7 +34,7 @@ def open_video(path: str | Path, overlay: OverlayRenderer, fps: float, *, lossle
     Raises:
         PublishError: the suffix is not known, or the folder cannot be written to.
     """
-    return QueuedPublisher(_VideoSink(Path(path), overlay, fps), lossless=lossless)
+    return QueuedPublisher(_VideoSink(Path(path), overlay, fps), lossless=lossless, stop=stop)
 
 
 class _VideoSink:

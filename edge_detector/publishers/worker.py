@@ -14,6 +14,7 @@ from edge_detector.frame import FrameResult
 logger = logging.getLogger(__name__)
 
 REPORT_PERIOD_S = 10.0
+POLL_S = 0.2  # how soon a wait notices an interruption
 
 
 class Sink(Protocol):
@@ -34,16 +35,26 @@ class Sink(Protocol):
 class QueuedPublisher:
     """A `Publisher` that hands results to `sink` in order, on a thread of its own.
 
-    A full queue drops its oldest result and counts it; with `lossless` it makes `publish` wait instead, which is for
-    files, where every frame must be written.
+    A full queue drops its oldest result and counts it. With `lossless`, which is for files, `publish` and `close` wait
+    instead, however long it takes. Setting `stop` ends that: from then on what finds no room is left out, and `close`
+    waits at most `close_timeout_s` seconds. The queue then holds 2 results unless said otherwise, else 8.
     """
 
-    def __init__(self, sink: Sink, *, lossless: bool = False, capacity: int = 8, close_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        lossless: bool = False,
+        stop: threading.Event | None = None,
+        capacity: int | None = None,
+        close_timeout_s: float = 5.0,
+    ) -> None:
         self.name = sink.name
         self.dropped = 0
         self._sink = sink
         self._lossless = lossless
-        self._capacity = capacity
+        self._stop = stop or threading.Event()
+        self._capacity = capacity or (2 if lossless else 8)
         self._close_timeout_s = close_timeout_s
         self._queue: deque[FrameResult] = deque()
         self._changed = threading.Condition()
@@ -65,20 +76,22 @@ class QueuedPublisher:
             PublishError: the sink failed, now or at an earlier result, or the publisher is closed.
         """
         with self._changed:
-            while self._lossless and len(self._queue) >= self._capacity and not self._stopped():
-                self._changed.wait()
+            while self._waits() and len(self._queue) >= self._capacity and not self._stopped():
+                self._changed.wait(POLL_S)
             if self._error:
                 raise self._error
             if self._closing:
                 raise PublishError(f"{self.name} is closed")
             if len(self._queue) >= self._capacity:
+                if self._lossless:
+                    return  # interrupted: what is written has no gaps
                 self._queue.popleft()
                 self._count_drop()
             self._queue.append(result)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Write out what is queued, for at most `close_timeout_s` seconds, and release the sink.
+        """Write out what is queued, within the time that the class states, and release the sink.
 
         Raises:
             PublishError: the sink failed or did not finish in time; only the first call raises.
@@ -88,6 +101,8 @@ class QueuedPublisher:
                 return
             self._closing = True
             self._changed.notify_all()
+        while self._waits() and self._thread.is_alive():
+            self._thread.join(POLL_S)
         self._thread.join(self._close_timeout_s)
         with self._changed:
             if self._thread.is_alive():
@@ -100,6 +115,9 @@ class QueuedPublisher:
             )
         if self._error:
             raise self._error
+
+    def _waits(self) -> bool:
+        return self._lossless and not self._stop.is_set()
 
     def _stopped(self) -> bool:
         return self._closing or self._error is not None

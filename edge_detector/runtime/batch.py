@@ -87,9 +87,13 @@ class Batch:
     def _open_shared(self) -> Iterator[Publisher]:
         labels, model_name = self._detector.manifest.labels, self._detector.manifest.name
         if self._jsonl is not None:
-            yield open_publisher("jsonl", target=self._jsonl, labels=labels, model_name=model_name, lossless=True)
+            yield open_publisher(
+                "jsonl", target=self._jsonl, labels=labels, model_name=model_name, lossless=True, stop=self._interrupted
+            )
         if self._output is not None:
-            yield open_publisher("pictures", directory=self._output, overlay=self._overlay, lossless=True)
+            yield open_publisher(
+                "pictures", directory=self._output, overlay=self._overlay, lossless=True, stop=self._interrupted
+            )
 
     def _run_input(self, uri: str, shared: Sequence[Publisher], waiting: int) -> None:
         with ExitStack() as stack:
@@ -130,4 +134,6 @@ class Batch:
         name = next(name for name in names if name not in self._videos)
         self._videos.add(name)
         fps = source.fps or USUAL_FPS
-        return open_publisher("video", path=folder / f"{name}.mp4", overlay=self._overlay, fps=fps, lossless=True)
+        return open_publisher(
+            "video", path=folder / f"{name}.mp4", overlay=self._overlay, fps=fps, lossless=True, stop=self._interrupted
+        )

@@ -47,8 +47,7 @@ class Pipeline:
     every captured frame is published at once with the newest detections. Of any other source every frame is detected
     and published in order; only decoding runs ahead, in a thread.
 
-    The caller opens source, detector and publishers and closes them after `run`. Setting `stop` ends the run; `run`
-    sets it when it returns, so that all that hangs on it ends too.
+    The caller opens source, detector and publishers and closes them after `run`. Setting `stop` ends the run.
 
     Attributes:
         stats: the counters, up to date while it runs.
@@ -68,6 +67,7 @@ class Pipeline:
         self._detector = detector
         self._publishers = publishers
         self._stop = stop
+        self._ended = threading.Event()
         self._on_progress = on_progress
         self._capture_rate = RateMeter()
         self._inference_rate = RateMeter()
@@ -94,7 +94,7 @@ class Pipeline:
         on_exit.enter_context(self._thread("capture", self._capture_live, to_detect, to_show))
         on_exit.enter_context(self._thread("inference", self._detect_live, to_detect, to_show))
         report_s = time.monotonic() + _REPORT_PERIOD_S
-        while not self._stop.is_set() and (now_s := time.monotonic()) < deadline_s:
+        while not self._stopping() and (now_s := time.monotonic()) < deadline_s:
             try:
                 frame = to_show.get(min(_POLL_S, deadline_s - now_s))
             except EndOfStream:
@@ -114,7 +114,7 @@ class Pipeline:
 
     def _capture_live(self, to_detect: LatestFrame[Frame], to_show: LatestFrame[Frame]) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stopping():
                 frame = self._read()
                 if frame is not None:
                     to_detect.put(frame)
@@ -126,7 +126,7 @@ class Pipeline:
 
     def _detect_live(self, to_detect: LatestFrame[Frame], to_show: LatestFrame[Frame]) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stopping():
                 frame = to_detect.get(_POLL_S)
                 if frame is not None:
                     self._newest = self._detect(frame)
@@ -140,7 +140,7 @@ class Pipeline:
     def _run_recorded(self, deadline_s: float, on_exit: ExitStack) -> None:
         frames: queue.Queue[Frame | BaseException] = queue.Queue(_READ_AHEAD)
         on_exit.enter_context(self._thread("capture", self._capture_recorded, frames))
-        while not self._stop.is_set() and time.monotonic() < deadline_s:
+        while not self._stopping() and time.monotonic() < deadline_s:
             try:
                 frame = frames.get(timeout=_POLL_S)
             except queue.Empty:
@@ -154,12 +154,12 @@ class Pipeline:
             self._report_progress()
 
     def _capture_recorded(self, frames: queue.Queue[Frame | BaseException]) -> None:
-        while not self._stop.is_set():
+        while not self._stopping():
             try:
                 item: Frame | BaseException | None = self._read()
             except BaseException as error:  # noqa: BLE001 - the main loop raises it
                 item = error
-            while item is not None and not self._stop.is_set():
+            while item is not None and not self._stopping():
                 try:
                     frames.put(item, timeout=_POLL_S)
                 except queue.Full:
@@ -173,6 +173,9 @@ class Pipeline:
             self._on_progress(self.stats.inferred + self.stats.unreadable, self._source.frame_total)
 
     # Steps of both.
+
+    def _stopping(self) -> bool:
+        return self._stop.is_set() or self._ended.is_set()
 
     def _read(self) -> Frame | None:
         try:
@@ -211,13 +214,13 @@ class Pipeline:
 
     @contextmanager
     def _thread(self, name: str, work: Callable[..., None], *arguments: object) -> Iterator[None]:
-        """Run `work` in a thread while the block runs, then set `stop` and wait for the thread to end."""
+        """Run `work` in a thread while the block runs, then tell the thread to end and wait for it."""
         thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
         thread.start()
         try:
             yield
         finally:
-            self._stop.set()
+            self._ended.set()
             thread.join(_JOIN_TIMEOUT_S)
             if thread.is_alive():
                 logger.warning("%s: the %s thread hangs in a call and is left behind", self._source.name, name)

@@ -46,26 +46,24 @@ def run_service(
         detector = stack.enter_context(closing(open_detector(config.model)))
         source = stack.enter_context(closing(open_source(config.source, fallback="demo")))
         publishers = []
-        for publisher in _open_publishers(config, detector, source):
+        for publisher in _open_publishers(config, detector, source, stop):
             publishers.append(stack.enter_context(closing(publisher)))
         outputs = ", ".join(publisher.name for publisher in publishers) or "nowhere"
         on_ready(f"{source.name} -> {detector.manifest.name} ({detector.backend.name}) -> {outputs}")
         return Pipeline(source, detector, publishers, stop).run(duration_s)
 
 
-def _open_publishers(config: Config, detector: Detector, source: Source) -> Iterator[Publisher]:
+def _open_publishers(config: Config, detector: Detector, source: Source, stop: threading.Event) -> Iterator[Publisher]:
     """Open one by one, so that the caller can close the first where the second fails."""
     labels, model_name = detector.manifest.labels, detector.manifest.name
     overlay = OverlayRenderer(labels)
-    lossless = not source.live
+    waiting = {"lossless": not source.live, "stop": stop}
     if config.http is not None:
         host, port = parse_address(config.http)
         yield open_publisher("web", overlay=overlay, labels=labels, model_name=model_name, host=host, port=port)
     if config.output.jsonl is not None:
         target = config.output.jsonl
-        yield open_publisher(
-            "jsonl", target=target, labels=labels, model_name=model_name, append=True, lossless=lossless
-        )
+        yield open_publisher("jsonl", target=target, labels=labels, model_name=model_name, append=True, **waiting)
     if config.output.video is not None:
         fps = source.fps or USUAL_FPS
-        yield open_publisher("video", path=config.output.video, overlay=overlay, fps=fps, lossless=lossless)
+        yield open_publisher("video", path=config.output.video, overlay=overlay, fps=fps, **waiting)

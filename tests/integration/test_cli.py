@@ -424,6 +424,27 @@ def test_interrupted_batch_keeps_what_is_done(tmp_path: Path) -> None:
     assert 0 < len(results(lines)) < 20 * 250
 
 
+def test_reader_that_stalls_loses_no_line_and_a_signal_ends_the_wait(tmp_path: Path) -> None:
+    clip = red_video(tmp_path / "clip.avi", 1500)  # more lines than a pipe holds
+    arguments = [*COMMAND, "detect", str(clip), "--model", str(MODEL), "--jsonl", "-"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": REPOSITORY}
+    with subprocess.Popen(arguments, **streams) as process:
+        time.sleep(8)  # longer than an interrupted batch would wait
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(printed.splitlines()) == 1500
+    with subprocess.Popen(arguments, **streams) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == EX_CANTCREAT
+        printed = process.stderr.read().decode() if process.stderr else ""
+    assert "standard output hung for 5 s" in printed
+    assert "Traceback" not in printed
+    assert "Fatal" not in printed
+
+
 def test_verbose_shows_the_traceback() -> None:
     result = call("--verbose", "run", "--model", "nonesuch")
     assert result.returncode == EX_DATAERR

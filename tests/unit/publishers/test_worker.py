@@ -123,7 +123,8 @@ def test_hung_sink_does_not_hang_close(make_result: MakeResult) -> None:
 
 def test_close_frees_a_publish_that_waits(make_result: MakeResult) -> None:
     sink = GatedSink()
-    publisher = start_with_one_in_hand(sink, make_result, capacity=1, lossless=True, close_timeout_s=0.1)
+    stop = threading.Event()
+    publisher = start_with_one_in_hand(sink, make_result, capacity=1, lossless=True, stop=stop, close_timeout_s=0.1)
     publisher.publish(make_result(frame_id=1))
     failures: list[PublishError] = []
 
@@ -135,9 +136,31 @@ def test_close_frees_a_publish_that_waits(make_result: MakeResult) -> None:
 
     thread = threading.Thread(target=publish)
     thread.start()
+    threading.Timer(0.3, stop.set).start()
     with pytest.raises(PublishError, match="hung"):
         publisher.close()
     thread.join(10)
     assert [str(error) for error in failures] == ["gated is closed"]
     sink.gate.set()
     publisher._thread.join(10)
+
+
+def test_close_of_a_lossless_publisher_waits_for_a_slow_sink(make_result: MakeResult) -> None:
+    sink = GatedSink()
+    publisher = start_with_one_in_hand(sink, make_result, lossless=True, close_timeout_s=0.01)
+    publisher.publish(make_result(frame_id=1))
+    threading.Timer(0.5, sink.gate.set).start()
+    publisher.close()
+    assert sink.written == [0, 1]
+
+
+def test_stop_frees_a_lossless_publish_and_leaves_no_gap(make_result: MakeResult) -> None:
+    sink, stop = GatedSink(), threading.Event()
+    publisher = start_with_one_in_hand(sink, make_result, lossless=True, stop=stop)
+    threading.Timer(0.3, stop.set).start()
+    for frame_id in range(1, 6):
+        publisher.publish(make_result(frame_id=frame_id))
+    assert stop.is_set()
+    sink.gate.set()
+    publisher.close()
+    assert sink.written == [0, 1, 2]  # one in hand and two in the queue
