@@ -11,13 +11,12 @@ import torch
 
 from edge_detector.backends import check_input
 from edge_detector.errors import ModelError
-from edge_detector.manifest import InputSpec, LevelOutputs, ModelManifest, NmsSpec, SsdRawOutputs
+from edge_detector.manifest import LevelOutputs, ModelManifest, NmsSpec, SsdRawOutputs
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
 from tools.network.architecture import Architecture
+from tools.network.manifest import anchor_spec, input_spec
 from tools.network.torch_model import SsdResNetFpn, flatten_levels
 from tools.network.weights import load_weights
-from tools.train.augment import FILL
-from tools.train.batches import anchor_spec
 
 _OUTPUTS = LevelOutputs(class_logits="class_logits", box_encodings="box_encodings")
 
@@ -80,11 +79,9 @@ def describe(arch: Architecture, labels: tuple[str, ...], name: str) -> ModelMan
     Raises:
         ModelError: its anchors or box coder are not those of the TF Object Detection API.
     """
-    if arch.anchors.style != "multiscale_grid" or arch.box_coder.order != "yxhw":
-        raise ModelError(f"{name}: only anchors and box coder of the TF Object Detection API can be scored; convert it")
     return ModelManifest(
         name=name,
-        input=InputSpec(width=arch.input_side, height=arch.input_side, fill=FILL),
+        input=input_spec(arch),
         outputs=SsdRawOutputs(
             levels=(_OUTPUTS,),
             anchors=anchor_spec(arch),

@@ -26,9 +26,10 @@ from edge_detector.backends.tflite import default_threads
 from edge_detector.errors import ConfigError, DelegateError, EdgeDetectorError, ModelError
 from edge_detector.model_file import with_manifest
 from tools.network.architecture import Architecture
+from tools.network.manifest import input_spec
 from tools.network.weights import load_weights, sha256_of
 from tools.quantize.calibrate import choose_photos, collect, read_photos
-from tools.quantize.export import describe, export_float, input_spec
+from tools.quantize.export import describe, export_float
 from tools.quantize.flatbuffer import activations
 from tools.quantize.int8 import activation_ranges, quantize
 from tools.quantize.ranges import RangeMethod

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 import edge_detector
 from edge_detector.errors import ModelError
-from edge_detector.manifest import AnchorSpec, InputSpec, LevelOutputs, ModelManifest, SsdRawOutputs
+from edge_detector.manifest import LevelOutputs, ModelManifest, SsdRawOutputs
 from tools.network.architecture import Architecture
 from tools.network.keras_model import LEVELS, build_keras
+from tools.network.manifest import anchor_spec, input_spec
 from tools.network.weights import Weights
 from tools.quantize.flatbuffer import finish
 
@@ -30,12 +31,6 @@ def export_float(arch: Architecture, weights: Weights) -> bytes:
         return finish(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
-def input_spec(arch: Architecture) -> InputSpec:
-    """Return the input: raw pixels, since the graph normalizes; bars in the mean colour, which is 0 inside."""
-    red, green, blue = (round(mean) for mean in arch.mean_rgb)
-    return InputSpec(width=arch.input_side, height=arch.input_side, fill=(red, green, blue))
-
-
 def describe(
     name: str,
     arch: Architecture,
@@ -48,20 +43,13 @@ def describe(
     Raises:
         ModelError: the runtime cannot decode this kind of anchors or box codes, or labels and classes differ.
     """
-    if arch.anchors.style != "multiscale_grid" or arch.box_coder.order != "yxhw":
-        raise ModelError(f"{name}: {arch.anchors.style} anchors are not decoded by this runtime yet")
     if len(labels) != arch.num_classes:
         raise ModelError(f"{name}: {len(labels)} labels for {arch.num_classes} classes; correct the weights' metadata")
     levels = [LevelOutputs(class_logits=f"class_logits_p{n}", box_encodings=f"box_encodings_p{n}") for n in LEVELS]
-    anchors = AnchorSpec(
-        anchor_scale=arch.anchors.anchor_scale,
-        aspect_ratios=arch.anchors.aspect_ratios,
-        scales_per_octave=arch.anchors.scales_per_octave,
-    )
     return ModelManifest(
         name=name,
         input=input_spec(arch),
-        outputs=SsdRawOutputs(levels=tuple(levels), anchors=anchors, box_coder=arch.box_coder.scales),
+        outputs=SsdRawOutputs(levels=tuple(levels), anchors=anchor_spec(arch), box_coder=arch.box_coder.scales),
         labels=labels,
         weights_sha256=weights_sha256,
         origin={

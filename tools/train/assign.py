@@ -5,18 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edge_detector.postprocess.boxes import pairwise_iou
+
 BACKGROUND, IGNORED = -1, -2
-
-
-def pairwise_iou(a_xyxy: npt.NDArray[np.float32], b_xyxy: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return (N, M) intersection over union of two sets of boxes."""
-    corner = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
-    size = np.maximum(np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:]) - corner, 0)
-    shared = size[..., 0] * size[..., 1]
-    area_a = (a_xyxy[:, 2:] - a_xyxy[:, :2]).prod(1)
-    area_b = (b_xyxy[:, 2:] - b_xyxy[:, :2]).prod(1)
-    iou: npt.NDArray[np.float32] = shared / np.maximum(area_a[:, None] + area_b - shared, 1e-6)
-    return iou
 
 
 class AtssAssigner:

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from tools.network.architecture import Architecture
+from tools.network.manifest import input_spec
 from tools.train.dataset import Photo
 
 Image = npt.NDArray[np.uint8]
-FILL = (124, 117, 104)  # ImageNet's mean colour: what letterbox bars hold at run time
+FILL = input_spec(Architecture()).fill  # what letterbox bars hold at run time: the mean colour
 MIN_SIDE_PX = 4.0  # smaller objects are neither found nor missed
 MIN_VISIBLE = 0.3  # share of a box that must survive a crop
 
@@ -70,10 +72,7 @@ def place(photo: Photo, side: int, zoom: float, rng: np.random.Generator) -> Sam
     long = zoom * side
     new_width = max(1, round(long * min(1.0, aspect)))
     new_height = max(1, round(long / max(1.0, aspect)))
-    shrinks = new_width * new_height < width * height
-    image = cv2.resize(
-        image, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    ).astype(np.uint8, copy=False)
+    image = resize(image, (new_width, new_height))
     boxes = photo.boxes * np.array([new_width / width, new_height / height] * 2, np.float32)
     if rng.random() < 0.5:
         image = image[:, ::-1]
@@ -88,6 +87,13 @@ def place(photo: Photo, side: int, zoom: float, rng: np.random.Generator) -> Sam
     canvas[top : top + seen.shape[0], left : left + seen.shape[1]] = vary_colours(seen, rng)
     boxes, classes = crop_boxes(boxes + np.array([x, y, x, y], np.float32), photo.classes, (0, 0, side, side))
     return Sample(canvas, boxes, classes, photo.exhaustive)
+
+
+def resize(image: Image, size_wh: tuple[int, int]) -> Image:
+    """Resize by the rule of the runtime's letterbox: by the mean where a side is halved or less, else bilinearly."""
+    skips = 2 * size_wh[0] <= image.shape[1] or 2 * size_wh[1] <= image.shape[0]
+    resized = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
 
 
 def crop_boxes(

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edge_detector.manifest import AnchorSpec
 from edge_detector.postprocess.anchors import generate_anchors
 from tools.network.architecture import Architecture
+from tools.network.manifest import anchor_spec
 from tools.train.assign import AtssAssigner
 from tools.train.augment import Augmentation
 from tools.train.dataset import Photo
@@ -37,16 +37,6 @@ class Batch:
     labels: Tensor
     boxes: Tensor
     exhaustive: Tensor
-
-
-def anchor_spec(arch: Architecture) -> AnchorSpec:
-    """Return the runtime's anchor settings for a network that uses the OD API's generator."""
-    style = arch.anchors
-    return AnchorSpec(
-        anchor_scale=style.anchor_scale,
-        aspect_ratios=style.aspect_ratios,
-        scales_per_octave=style.scales_per_octave,
-    )
 
 
 def anchors_px(arch: Architecture) -> npt.NDArray[np.float32]:

@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pytest
 
 from edge_detector.errors import SourceError
-from tools.train.augment import FILL, Augmentation, Sample, crop_boxes, place, vary_colours
+from edge_detector.manifest import InputSpec
+from edge_detector.preprocess.letterbox import letterbox
+from tools.train.augment import FILL, Augmentation, Sample, crop_boxes, place, resize, vary_colours
 from tools.train.dataset import Photo, load_coco
 
 WHITE, BLACK = 150, 95  # what was white is brighter, what was black is darker, however the colours vary
@@ -169,6 +171,13 @@ def test_a_photo_is_on_the_canvas_in_the_size_that_zoom_says_and_the_rest_is_the
         rows, columns = np.nonzero(~bars)
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == 64
         assert (~bars).sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+@pytest.mark.parametrize("size_wh", [(150, 120), (101, 70), (90, 60), (50, 50), (60, 100), (30, 20), (260, 200)])
+def test_photos_are_resized_as_at_run_time(size_wh: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (140, 180, 3)).astype(np.uint8)
+    spec = InputSpec(width=size_wh[0], height=size_wh[1], resize="stretch")
+    np.testing.assert_array_equal(resize(image, size_wh), letterbox(image, spec)[0])
 
 
 def test_a_stretched_photo_gets_a_usual_aspect_ratio_back(tmp_path: Path) -> None:

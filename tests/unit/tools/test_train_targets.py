@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'edge-de
 
 from edge_detector.postprocess import boxes as runtime
 from tools.network.architecture import slim
-from tools.train.assign import BACKGROUND, IGNORED, AtssAssigner, pairwise_iou
+from tools.train.assign import BACKGROUND, IGNORED, AtssAssigner
 from tools.train.batches import CANDIDATE_CELLS, anchors_px
 from tools.train.losses import decode_boxes, focal_loss, giou_loss
 
@@ -111,13 +111,6 @@ def test_an_object_smaller_than_a_cell_still_learns(x: float) -> None:
     assert learning.any()
     assert (targets[learning] == np.float32(box)).all()
     assert learning[: COUNTS[0]].sum() == learning.sum()  # by the finest level
-
-
-def test_iou_agrees_with_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    first, second = (np.sort(rng.uniform(0, 20, (n, 2, 2)), 1).reshape(n, 4).astype(np.float32) for n in (7, 5))
-    naive = [[iou_of(a, b.tolist()) for b in second] for a in first]
-    np.testing.assert_allclose(pairwise_iou(first, second), naive, rtol=1e-5, atol=1e-7)
 
 
 def test_boxes_are_decoded_as_the_runtime_does() -> None:
