@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,27 @@ from tools.train.plot import plot_losses
 from tools.train.trainer import Schedule, Trainer
 
 console = Console(stderr=True)
+
+
+class Device(str, Enum):
+    """Where to train; "auto" takes the GPU where PyTorch can use one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def choose_device(wanted: Device) -> str:
+    """Return PyTorch's name of the device.
+
+    Raises:
+        ConfigError: a GPU is wanted, but there is none that PyTorch can use.
+    """
+    if wanted is Device.AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted is Device.CUDA and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no GPU; give --device cpu, or install its build for CUDA")
+    return wanted.value
 
 
 def build_model(start: Path, side: int, channels: int, depth: int, labels: tuple[str, ...]) -> SsdResNetFpn:
@@ -70,6 +92,7 @@ def main(
     mosaic: Annotated[float, typer.Option(min=0, max=1, help="Share of mosaics of four.")] = 0.25,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(help="0: all cores.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to train; auto: on the GPU if there is one.")] = Device.AUTO,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network: 1-2 minutes, then faster.")] = False,
     resume: Annotated[bool, typer.Option(help="Continue from the checkpoint in --output.")] = False,
 ) -> None:
@@ -82,6 +105,7 @@ def main(
         raise ConfigError(f"--side {side} is not a multiple of 32")
     if not 0 < zoom[0] <= zoom[1]:
         raise ConfigError(f"--zoom {zoom[0]:g} {zoom[1]:g}: give the least and the most, both above 0")
+    device_name = choose_device(device)
     wanted = tuple(name.strip() for name in classes.split(",") if name.strip()) or None
     photos, labels = load_coco(data[0], wanted)
     for folder in data[1:]:
@@ -90,14 +114,16 @@ def main(
     model.backbone.freeze(freeze)
     steps = max(1, round(epochs * len(photos) / batch))
     maker = BatchMaker(photos, model.arch, Augmentation(zoom, mosaic), batch, seed)
-    trainer = Trainer(model, maker, Schedule(steps, learning_rate), labels, output, compiled)
+    trainer = Trainer(model, maker, Schedule(steps, learning_rate), labels, output, compiled, device_name)
     if resume:
         console.print(
             f"resumed at step {trainer.step}" if trainer.resume() else "no checkpoint yet: from the beginning"
         )
     elif (output / "log.jsonl").exists():
         raise ConfigError(f"{output} holds an earlier run; add --resume, or give another --output")
-    console.print(f"{len(photos)} photos, classes {', '.join(labels)}; {steps} steps of {batch} at {side} px")
+    console.print(
+        f"{len(photos)} photos, classes {', '.join(labels)}; {steps} steps of {batch} at {side} px on {device_name}"
+    )
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),

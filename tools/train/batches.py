@@ -38,6 +38,10 @@ class Batch:
     boxes: Tensor
     exhaustive: Tensor
 
+    def to(self, device: str) -> Batch:
+        """Return the batch in the memory of `device`."""
+        return Batch(*(tensor.to(device) for tensor in (self.images, self.labels, self.boxes, self.exhaustive)))
+
 
 def anchors_px(arch: Architecture) -> npt.NDArray[np.float32]:
     """Return (A, 4) anchors y_center, x_center, height, width in canvas pixels."""

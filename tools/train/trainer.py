@@ -65,7 +65,7 @@ class Ema:
 
 
 class Trainer:
-    """Trains `model` on batches; everything it writes goes to `folder`."""
+    """Trains `model` on batches, on PyTorch's `device`; everything it writes goes to `folder`."""
 
     def __init__(
         self,
@@ -75,18 +75,20 @@ class Trainer:
         labels: tuple[str, ...],
         folder: Path,
         compiled: bool = False,
+        device: str = "cpu",
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)
+        self.device = device
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.forward = torch.compile(self.model) if compiled else self.model
         self.maker = maker
         self.schedule = schedule
         self.labels = labels
         self.folder = folder
         self.step = 0
-        self.anchors = torch.from_numpy(anchors_px(model.arch))
+        self.anchors = torch.from_numpy(anchors_px(model.arch)).to(device)
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), schedule.learning_rate)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.ema = Ema(model, schedule.ema_decay)
+        self.ema = Ema(self.model, schedule.ema_decay)
         folder.mkdir(parents=True, exist_ok=True)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
@@ -109,7 +111,7 @@ class Trainer:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return class loss and box loss per object-learning anchor."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16):
             class_maps, box_maps = self.forward(images)
         logits = flatten_levels(class_maps, self.model.arch.class_slots)
         codes = flatten_levels(box_maps, 4)
@@ -130,7 +132,7 @@ class Trainer:
             for batch in prefetch(self.maker, self.step, self.schedule.steps):
                 for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * self.schedule.factor(self.step)
-                class_loss, box_loss = self.loss(batch)
+                class_loss, box_loss = self.loss(batch.to(self.device))
                 self.optimizer.zero_grad(set_to_none=True)
                 (class_loss + BOX_LOSS_WEIGHT * box_loss).backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM_LIMIT)
@@ -162,7 +164,9 @@ class Trainer:
         torch.save(state, temporary)
         temporary.replace(self.folder / "checkpoint.pt")
         weights = self.model.state_dict() | self.ema.averages
-        arrays = {name: value.numpy() for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+        arrays = {
+            name: value.cpu().numpy() for name, value in weights.items() if not name.endswith("num_batches_tracked")
+        }
         save_weights(self.folder / "weights.safetensors", self.model.arch, arrays, self.labels)
 
     def resume(self) -> bool:
@@ -173,7 +177,7 @@ class Trainer:
         """
         path = self.folder / "checkpoint.pt"
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # whichever device wrote it
             try:
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
@@ -181,7 +185,8 @@ class Trainer:
                 raise ConfigError(
                     f"{path}: is of another network; resume with the --classes, --channels, --depth and --freeze it had"
                 ) from error
-            self.ema.averages, self.ema.steps = state["ema"], state["ema_steps"]
+            self.ema.averages = {name: value.to(self.device) for name, value in state["ema"].items()}
+            self.ema.steps = state["ema_steps"]
             self.step = state["step"]
         self._cut_log()
         return path.exists()

@@ -233,6 +233,42 @@ def test_resuming_with_another_network_is_an_error(coco_set: Callable[..., Path]
         make_trainer(photos, tmp_path, 2, frozen).resume()
 
 
+def test_everything_that_training_computes_with_lies_on_the_device(
+    coco_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = tiny_model()
+    maker = BatchMaker(load_coco(coco_set())[0], model.arch, GENTLE, 2, seed=1)
+    trainer = Trainer(model, maker, Schedule(1), ("box",), tmp_path, device="meta")  # a device that every machine has
+    batch = maker.make(0).to("meta")
+    groups = trainer.optimizer.param_groups
+    tensors = [trainer.anchors, batch.images, batch.labels, batch.boxes, batch.exhaustive, model.mean, model.std]
+    tensors += [*model.state_dict().values(), *trainer.ema.averages.values()]
+    tensors += [parameter for group in groups for parameter in group["params"]]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    coco_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if torch.cuda.is_available():
+        pytest.skip("a GPU was in use before it could be hidden")
+    with pytest.raises(ConfigError, match="--device cuda: PyTorch finds no GPU"):
+        program.main([coco_set()], tmp_path / "out", tmp_path / "none", side=64, device=program.Device.CUDA)
+    assert program.choose_device(program.Device.AUTO) == "cpu"
+    assert program.choose_device(program.Device.CPU) == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
+def test_a_run_begun_on_a_gpu_goes_on_without_and_back(
+    coco_set: Callable[..., Path], start: Path, tmp_path: Path
+) -> None:
+    data, output = [coco_set()], tmp_path / "out"
+    for epochs, device in enumerate(("cuda", "cpu", "cuda"), 1):
+        program.main(data, output, start, side=64, batch=2, epochs=epochs, resume=True, device=program.Device(device))
+    assert [row["step"] for row in logged(output)] == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
     model = tiny_model()
