@@ -20,7 +20,7 @@ class Frame:
         frame_id: counts from 0 per source; gaps are frames that were dropped.
         captured_at: seconds on the monotonic clock (`time.monotonic`).
         wall_time: seconds since the epoch; for display and output only.
-        source: where it came from, credentials redacted: URI, or file name for pictures.
+        source: where it came from, credentials redacted: URI, or path as given for files.
     """
 
     image: npt.NDArray[np.uint8]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from uuid import uuid4
 
 import cv2
 
@@ -43,7 +44,7 @@ class _VideoSink:
     def __init__(self, path: Path, overlay: OverlayRenderer, fps: float) -> None:
         self.name = str(path)
         self._path = path
-        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._part = path.with_name(f".{uuid4().hex}.part{path.suffix}")
         self._overlay = overlay
         self._fps = fps
         self._writer = cv2.VideoWriter()
@@ -51,12 +52,12 @@ class _VideoSink:
         self._frames = 0
         if path.suffix.lower() not in FOURCC_BY_SUFFIX:
             raise PublishError(f"cannot write {path}: a video's name ends in {' or '.join(FOURCC_BY_SUFFIX)}")
-        if path.is_dir():
-            raise PublishError(f"cannot write {path}: it is a folder; name a file")
         try:
+            if path.is_dir():
+                raise PublishError(f"cannot write {path}: it is a folder; name a file")
             self._part.touch()
         except OSError as error:
-            raise PublishError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+            raise PublishError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
     def write(self, result: FrameResult) -> None:
         if not self._frames:

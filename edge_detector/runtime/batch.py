@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from edge_detector.detector import Detector
-from edge_detector.errors import ConfigError, SourceError
+from edge_detector.errors import PublishError, SourceError
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import Publisher, open_publisher
+from edge_detector.publishers.pictures import CopyNames
 from edge_detector.runtime.pipeline import Pipeline
 from edge_detector.runtime.service import USUAL_FPS
-from edge_detector.sources import Source, open_source
+from edge_detector.sources import Source, local_files, open_source
 from edge_detector.sources.files import PictureFiles
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _CUT_OFF = 0.95  # a video that gives less of the frames that it announces; many
 
 @dataclass(slots=True)
 class BatchReport:
-    """Counters of a batch: frames detected, and inputs or pictures that could not be read to their end."""
+    """Counters of a batch: frames detected, and inputs or pictures that could not be read or copied to their end."""
 
     frames: int = 0
     failed: int = 0
@@ -60,19 +60,20 @@ class Batch:
         self._interrupted = interrupted
         self._on_progress = on_progress
         self._overlay = OverlayRenderer(detector.manifest.labels, status=False)
-        self._videos: set[str] = set()
+        self._unwritable: list[str] = []
 
     def run(self, inputs: Sequence[str]) -> BatchReport:
-        """Process the inputs in their order, and return the counters.
+        """Process the inputs in their order, and return the counters; no input is overwritten.
 
         Raises:
             PublishError: results cannot be written; the batch has ended there.
-            ConfigError: an input is a camera or stream.
             ModelError: the model failed.
         """
+        originals = [path for uri in inputs for path in local_files(uri)]
+        self._video_names = CopyNames(self._output or Path(), originals)
         with ExitStack() as stack:
             shared: list[Publisher] = []
-            for publisher in self._open_shared():
+            for publisher in self._open_shared(originals):
                 shared.append(stack.enter_context(closing(publisher)))
             for index, uri in enumerate(inputs):
                 if self._interrupted.is_set():
@@ -82,32 +83,47 @@ class Batch:
                 except SourceError as error:
                     self.report.failed += 1
                     logger.error("%s", error)
+        self.report.failed += len(self._unwritable)
         return self.report
 
-    def _open_shared(self) -> Iterator[Publisher]:
+    def _open_shared(self, originals: Sequence[Path]) -> Iterator[Publisher]:
         labels, model_name = self._detector.manifest.labels, self._detector.manifest.name
         if self._jsonl is not None:
+            if self._jsonl != "-" and Path(self._jsonl).resolve() in {path.resolve() for path in originals}:
+                raise PublishError(f"{self._jsonl} is one of the inputs; choose another file for the lines")
             yield open_publisher(
                 "jsonl", target=self._jsonl, labels=labels, model_name=model_name, lossless=True, stop=self._interrupted
             )
         if self._output is not None:
             yield open_publisher(
-                "pictures", directory=self._output, overlay=self._overlay, lossless=True, stop=self._interrupted
+                "pictures",
+                directory=self._output,
+                overlay=self._overlay,
+                originals=originals,
+                on_unwritable=self._note_unwritable,
+                lossless=True,
+                stop=self._interrupted,
             )
+
+    def _note_unwritable(self, message: str) -> None:
+        self._unwritable.append(message)
+        logger.error("%s", message)
 
     def _run_input(self, uri: str, shared: Sequence[Publisher], waiting: int) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(closing(open_source(uri)))
             if source.live:
-                raise ConfigError(
+                raise SourceError(
                     f"{source.name}: has no end; use `edge-detector run --source` for cameras and streams"
                 )
-            publishers = list(shared)
-            if self._output is not None and not isinstance(source, PictureFiles):
-                publishers[-1] = stack.enter_context(closing(self._open_video(source, self._output)))
-            self._run_pipeline(source, publishers, waiting)
+            if self._output is None or isinstance(source, PictureFiles):
+                self._run_pipeline(source, shared, None, waiting)
+                return
+            video = self._open_video(source)
+            stack.callback(_close_video, video)
+            self._run_pipeline(source, shared[:-1], video, waiting)
 
-    def _run_pipeline(self, source: Source, publishers: Sequence[Publisher], waiting: int) -> None:
+    def _run_pipeline(self, source: Source, shared: Sequence[Publisher], video: Publisher | None, waiting: int) -> None:
         stop = threading.Event()
         before = self.report.frames + self.report.failed
 
@@ -116,24 +132,37 @@ class Batch:
                 stop.set()
             self._on_progress(before + done, before + max(done, total or 0) + waiting)
 
+        publishers = shared if video is None else (*shared, video)
         pipeline = Pipeline(source, self._detector, publishers, stop, on_progress)
         stats = pipeline.run()
         self.report.frames += stats.inferred
         self.report.failed += stats.unreadable
         if stats.publish_errors:
-            for publisher in publishers:
-                publisher.close()  # raises what went wrong
+            if video is not None:
+                _close_video(video)  # raises what went wrong with it, else
+            for publisher in shared:
+                publisher.close()  # raises what went wrong here
         done = stats.inferred + stats.unreadable
         if not self._interrupted.is_set() and done < _CUT_OFF * (source.frame_total or 0):
             raise SourceError(f"{source.name}: ended after {done} of {source.frame_total} frames; it may be cut off")
 
-    def _open_video(self, source: Source, folder: Path) -> Publisher:
-        """Open `clip_boxes.mp4` for `clip.avi`, or `clip_boxes_2.mp4` for a second clip of that name."""
-        stem = f"{Path(source.name).stem}_boxes"
-        names = (stem if number == 1 else f"{stem}_{number}" for number in count(1))
-        name = next(name for name in names if name not in self._videos)
-        self._videos.add(name)
-        fps = source.fps or USUAL_FPS
-        return open_publisher(
-            "video", path=folder / f"{name}.mp4", overlay=self._overlay, fps=fps, lossless=True, stop=self._interrupted
-        )
+    def _open_video(self, source: Source) -> Publisher:
+        path, fps = self._video_names.next(source.name, ".mp4"), source.fps or USUAL_FPS
+        with _failing_input():
+            return open_publisher(
+                "video", path=path, overlay=self._overlay, fps=fps, lossless=True, stop=self._interrupted
+            )
+
+
+def _close_video(video: Publisher) -> None:
+    with _failing_input():
+        video.close()
+
+
+@contextmanager
+def _failing_input() -> Iterator[None]:
+    """Make the failure of a video, which is the copy of one input, that of the input instead of the batch."""
+    try:
+        yield
+    except PublishError as error:
+        raise SourceError(str(error)) from error

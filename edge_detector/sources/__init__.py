@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -43,20 +43,17 @@ class Source(Protocol):
         ...
 
 
+_NETWORK = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp")
 # Scheme -> function that opens the address after "://"; of network schemes it gets the whole URI.
 _OPENERS = {
+    **dict.fromkeys(_NETWORK, "edge_detector.sources.opencv:open_stream"),
     "v4l2": "edge_detector.sources.opencv:open_camera",
-    "rtsp": "edge_detector.sources.opencv:open_stream",
-    "rtsps": "edge_detector.sources.opencv:open_stream",
-    "http": "edge_detector.sources.opencv:open_stream",
-    "https": "edge_detector.sources.opencv:open_stream",
     "auto": "edge_detector.sources.opencv:open_first_camera",
     "file": "edge_detector.sources.files:open_video",
     "images": "edge_detector.sources.files:open_pictures",
     "demo": "edge_detector.sources.files:open_demo",
     "synthetic": "edge_detector.sources.synthetic:open_synthetic",
 }
-_NETWORK = ("rtsp", "rtsps", "http", "https")
 _KNOWN = "a video file, a folder of pictures, v4l2:///dev/video0, rtsp://..., http://..., synthetic://, auto or demo"
 PICTURE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -73,6 +70,14 @@ def open_source(uri: str, *, fallback: str | None = None) -> Source:
     Raises:
         SourceError: unknown scheme, no such camera, no such file, or not readable.
     """
+    try:
+        return _open(uri, fallback)
+    except (OSError, RuntimeError) as error:  # of the file system; RuntimeError: "~nobody", a loop of links
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(f"{redact(uri)}: cannot be opened: {why}; check the path") from error
+
+
+def _open(uri: str, fallback: str | None) -> Source:
     scheme, address = _split(uri)
     if scheme == "csi":
         raise SourceError(f"{uri}: CSI cameras are not supported yet; use a USB camera or a stream of it (rtsp://...)")
@@ -89,13 +94,52 @@ def open_source(uri: str, *, fallback: str | None = None) -> Source:
         return open_source(fallback)
 
 
+def local_files(uri: str) -> list[Path]:
+    """Return the files that `open_source` would read; none for other sources, and for what cannot be opened."""
+    try:
+        scheme, address = _split(uri)
+        if scheme == "images":
+            return find_pictures(address)
+        return [Path(address.removesuffix("?loop=1")).expanduser()] if scheme == "file" else []
+    except (SourceError, OSError, RuntimeError):
+        return []
+
+
+def find_pictures(address: str) -> list[Path]:
+    """Return one picture, all pictures of a folder, or all that match a glob pattern; hidden ones only by their name.
+
+    Raises:
+        SourceError: there is no such picture, or the pattern is none.
+    """
+    path = Path(address).expanduser()
+    if path.is_dir():
+        paths = [file for file in _visible(path.iterdir()) if file.suffix.lower() in PICTURE_SUFFIXES]
+    elif path.exists():
+        paths = [path]
+    else:
+        try:
+            paths = list(_visible(Path(path.anchor).glob(str(path).removeprefix(path.anchor))))
+        except ValueError as error:
+            raise SourceError(f"{address}: not a pattern: {error}; check the path") from error
+    if not paths:
+        problem = "no pictures in this folder" if path.is_dir() else "no such picture"
+        raise SourceError(f"{address}: {problem}; check the path (known: {' '.join(sorted(PICTURE_SUFFIXES))})")
+    return sorted(paths)
+
+
+def _visible(paths: Iterable[Path]) -> Iterator[Path]:
+    return (path for path in paths if not path.name.startswith(".") and path.is_file())
+
+
 def redact(uri: str) -> str:
     """Return `uri` without its credentials: user and password before the host, and secrets among the parameters.
 
     A path that contains "@" loses its host too: better than showing half a password.
     """
     without_userinfo = re.sub(r"(?<=://)\S*@", "***@", uri)
-    return re.sub(r"(?i)((?:passw(?:or)?d|pwd|pass|token|secret|key|auth)=)[^&\s]+", r"\1***", without_userinfo)
+    return re.sub(
+        r"(?i)((?:passw(?:or)?d|pwd|passphrase|pass|token|secret|key|auth)=)[^&\s]+", r"\1***", without_userinfo
+    )
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -110,6 +154,6 @@ def _split(uri: str) -> tuple[str, str]:
         return uri, ""
     if uri.isdecimal() or uri.startswith("/dev/video"):
         return "v4l2", uri
-    path = Path(uri)
+    path = Path(uri).expanduser()
     several = any(sign in uri for sign in "*[") and not path.exists()
     return ("images" if several or path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES else "file"), uri

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import edge_detector.assets
 from edge_detector.errors import EndOfStream, SourceError, UnreadablePicture
 from edge_detector.frame import Frame
-from edge_detector.sources import PICTURE_SUFFIXES
+from edge_detector.sources import find_pictures
 from edge_detector.sources.opencv import open_capture
 from edge_detector.sources.pace import Pacer
 
@@ -43,7 +43,7 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
 
 
 class PictureFiles:
-    """Pictures one after the other; a frame's id is the place in `paths`, its source the file name."""
+    """Pictures one after the other; a frame's id is the place in `paths`, its source the path as given."""
 
     live = False
     fps: float | None = None
@@ -61,7 +61,7 @@ class PictureFiles:
         frame_id = self._next
         self._next += 1
         path = self._paths[frame_id]
-        return Frame(read_picture(path), frame_id, time.monotonic(), time.time(), path.name)
+        return Frame(read_picture(path), frame_id, time.monotonic(), time.time(), str(path))
 
     def close(self) -> None:
         """Read no more."""
@@ -158,20 +158,9 @@ def open_demo(_: str) -> VideoFile:
 
 
 def open_pictures(address: str) -> PictureFiles:
-    """Open one picture, all pictures of a folder in the order of their names, or all that match a glob pattern.
+    """Open the pictures that `find_pictures` finds, in the order of their names.
 
     Raises:
         SourceError: there is no such picture.
     """
-    path = Path(address).expanduser()
-    if path.is_dir():
-        paths = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
-    elif path.exists():
-        paths = [path]
-    else:
-        pattern = str(path).removeprefix(path.anchor)
-        paths = sorted(file for file in Path(path.anchor).glob(pattern) if file.is_file())
-    if not paths:
-        problem = "no pictures in this folder" if path.is_dir() else "no such picture"
-        raise SourceError(f"{address}: {problem}; check the path (known: {' '.join(sorted(PICTURE_SUFFIXES))})")
-    return PictureFiles(paths, address)
+    return PictureFiles(find_pictures(address), address)

@@ -76,8 +76,8 @@ def test_pictures_are_annotated_and_described(tmp_path: Path) -> None:
     assert np.ptp(annotated.reshape(-1, 3), axis=0).max() > 100  # the original is of one colour
     lines = results(tmp_path / "l")
     assert [(line["source"], line["width"], line["height"]) for line in lines] == [
-        ("a.png", 320, 240),
-        ("b.jpg", 64, 48),
+        (str(first), 320, 240),
+        (str(second), 64, 48),
     ]
     assert all(line["detections"] for line in lines)
 
@@ -106,7 +106,7 @@ def test_clips_of_the_same_name_do_not_overwrite_each_other(tmp_path: Path) -> N
 def test_lines_on_standard_output_are_alone_there(tmp_path: Path) -> None:
     result = call("detect", red_picture(tmp_path / "a.png"), "--model", MODEL, "--jsonl", "-")
     assert result.returncode == 0
-    assert json.loads(result.stdout)["source"] == "a.png"
+    assert json.loads(result.stdout)["source"] == str(tmp_path / "a.png")
     assert len(result.stdout.splitlines()) == 1
 
 
@@ -331,10 +331,37 @@ def test_video_cut_off_before_its_index_is_an_error_of_its_own(tmp_path: Path) -
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_camera_or_stream_is_sent_to_run() -> None:
-    result = call("detect", "synthetic://", "--model", MODEL)
-    assert result.returncode == EX_CONFIG
-    assert "edge-detector run --source" in error_of(result)
+def test_input_that_fails_does_not_end_the_batch(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((2, 70_000, 3), np.uint8))
+    inputs = ["wide.png", "synthetic://", "n" * 300, red_picture(tmp_path / "a.png"), red_video(tmp_path / "c.avi", 3)]
+    result = call("detect", *inputs, "--model", MODEL, "--output", "out", cwd=tmp_path)
+    assert result.returncode == EX_NOINPUT
+    assert "3 could not be read" in error_of(result)
+    assert "70000x2 does not fit into a JPEG" in result.stderr
+    assert "edge-detector run --source" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_boxes.jpg", "c_boxes.mp4"]
+
+
+def test_video_that_cannot_be_encoded_does_not_end_the_batch(tmp_path: Path) -> None:
+    (tmp_path / "c_boxes.mp4").mkdir()
+    clip, picture = red_video(tmp_path / "c.avi", 3), red_picture(tmp_path / "a.png")
+    result = call("detect", clip, picture, "--model", MODEL, "--output", tmp_path)
+    assert result.returncode == EX_NOINPUT
+    assert "c_boxes.mp4: it is a folder" in result.stderr
+    assert (tmp_path / "a_boxes.jpg").exists()
+
+
+def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
+    originals = [red_picture(tmp_path / name) for name in ("a.jpg", "a_boxes.jpg")]
+    before = [path.read_bytes() for path in originals]
+    result = call("detect", tmp_path, "--model", MODEL, "--output", tmp_path)
+    assert result.returncode == 0, result.stderr
+    result = call("detect", tmp_path / "a.jpg", "--model", MODEL, "--jsonl", tmp_path / "a.jpg")
+    assert result.returncode == EX_CANTCREAT
+    assert "is one of the inputs" in error_of(result)
+    assert [path.read_bytes() for path in originals] == before
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.jpg", "a_boxes.jpg", "a_boxes_2.jpg", "a_boxes_boxes.jpg"]
 
 
 def test_port_in_use_is_said() -> None:

@@ -50,6 +50,40 @@ def test_originals_in_the_same_folder_are_not_touched(tmp_path: Path, make_resul
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.jpg", "cat_boxes.jpg"]
 
 
+def test_original_that_looks_like_a_copy_is_not_overwritten(tmp_path: Path, make_result: MakeResult) -> None:
+    original = tmp_path / "cat_boxes.jpg"
+    original.write_bytes(b"original")
+    publisher = open_pictures(tmp_path, OVERLAY, originals=[original])
+    publisher.publish(make_result(source="cat.jpg"))
+    publisher.close()
+    assert original.read_bytes() == b"original"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat_boxes.jpg", "cat_boxes_2.jpg"]
+
+
+def test_long_names_are_cut(tmp_path: Path, make_result: MakeResult) -> None:
+    publisher = open_pictures(tmp_path, OVERLAY)
+    publisher.publish(make_result(source="犬" * 80 + ".jpg"))
+    publisher.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["犬" * 60 + "_boxes.jpg"]
+
+
+def test_unfinished_pictures_of_two_runs_are_apart_and_no_pictures(tmp_path: Path) -> None:
+    publishers = [open_pictures(tmp_path, OVERLAY) for _ in range(2)]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part", ".part"]
+    for publisher in publishers:
+        publisher.close()
+
+
+def test_picture_too_large_for_a_jpeg_is_told_and_the_rest_written(tmp_path: Path, make_result: MakeResult) -> None:
+    told: list[str] = []
+    publisher = open_pictures(tmp_path, OVERLAY, on_unwritable=told.append)
+    publisher.publish(make_result(source="wide.png", size_wh=(70_000, 2)))
+    publisher.publish(make_result(source="cat.png"))
+    publisher.close()
+    assert told == ["wide.png: no annotated copy: a picture of 70000x2 does not fit into a JPEG"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cat_boxes.jpg"]
+
+
 def test_second_run_replaces_the_pictures_of_the_first(tmp_path: Path, make_result: MakeResult) -> None:
     for _ in range(2):
         publisher = open_pictures(tmp_path, OVERLAY)

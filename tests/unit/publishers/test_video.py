@@ -68,7 +68,8 @@ def test_no_frame_makes_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing/out.mp4", "No such file or directory; choose another folder"),
+        ("missing/out.mp4", "No such file or directory; choose another place"),
+        ("n" * 300 + ".mp4", "File name too long; choose another place"),
         ("out.mpeg", "a video's name ends in .mp4 or .avi"),
         ("folder.mp4", "it is a folder; name a file"),
     ],

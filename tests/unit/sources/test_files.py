@@ -113,7 +113,7 @@ def test_every_damaged_picture_is_named_and_the_rest_is_read(tmp_path: Path) -> 
             damaged.append(str(error))
         else:
             assert frame is not None
-            read.append(frame.source)
+            read.append(Path(frame.source).name)
     with pytest.raises(EndOfStream):
         source.read(1)
     assert read == ["1_good.jpg", "6_good.png"]

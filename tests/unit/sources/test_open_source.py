@@ -43,6 +43,9 @@ def test_credentials_are_redacted(uri: str, shown: str) -> None:
         ("v4l2://99", "/dev/video99: no such camera"),
         ("missing.mp4", "missing.mp4: no such file"),
         ("file:///no/such/clip.mp4", "/no/such/clip.mp4: no such file"),
+        ("~nobody-here/a.jpg", "~nobody-here/a.jpg: cannot be opened: .*home"),
+        ("n" * 300, "File name too long"),
+        ("n" * 300 + ".jpg", "File name too long"),
         ("missing.jpg", "missing.jpg: no such picture"),
         ("nowhere/*.jpg", r"nowhere/\*.jpg: no such picture"),
         ("images:///no/such/folder", "/no/such/folder: no such picture"),
@@ -63,11 +66,33 @@ def test_what_cannot_be_opened_is_a_source_error_that_says_why(uri: str, message
 def test_folder_and_pattern_give_pictures_in_the_order_of_their_names(tmp_path: Path, pattern: str) -> None:
     for name in ("b.png", "a.png", "c.png"):
         write_picture(tmp_path / name)
+    write_picture(tmp_path / ".hidden.png")
     (tmp_path / "notes.txt").write_text("not a picture")
     source = open_source(pattern.format(tmp_path))
     assert source.frame_total == 3
     frames = [source.read(1) for _ in range(3)]
-    assert [frame and frame.source for frame in frames] == ["a.png", "b.png", "c.png"]
+    assert [frame and frame.source for frame in frames] == [f"{tmp_path}/{name}.png" for name in "abc"]
+
+
+@pytest.mark.parametrize("scheme", ["rtmp", "rtmps", "rtp", "srt", "tcp", "udp"])
+def test_other_streams_are_opened_as_such(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("edge_detector.sources.opencv.open_stream", opened.append)
+    open_source(f"{scheme}://host:1234/x")
+    assert opened == [f"{scheme}://host:1234/x"]
+
+
+def test_pattern_that_is_none_is_a_source_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=r"no such picture|not a pattern"):  # a pattern since Python 3.13
+        open_source("a**b.jpg")
+
+
+def test_home_folder_is_found_though_the_shell_left_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    write_picture(tmp_path / "photos" / "a.png")
+    assert open_source("~/photos").frame_total == 1
 
 
 def test_spaces_are_percent_encoded_in_uris_and_plain_in_paths(tmp_path: Path) -> None:
