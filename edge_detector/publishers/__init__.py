@@ -18,17 +18,9 @@ PUBLISHERS = {
 
 
 class Publisher(Protocol):
-    """A sink for results.
-
-    `wants_image` is asked per frame: nothing is drawn or encoded unless somebody looks.
-    """
+    """A sink for results."""
 
     name: str
-
-    @property
-    def wants_image(self) -> bool:
-        """Whether the sink would use `FrameResult.frame.image` now."""
-        ...
 
     def publish(self, result: FrameResult) -> None:
         """Take a result; returns at once for live sinks (a full queue drops the oldest and counts it)."""

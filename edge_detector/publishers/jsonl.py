@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -25,8 +26,9 @@ def open_jsonl(
 ) -> QueuedPublisher:
     """Return a publisher that writes one line per result to the file `target`, or to standard output for "-".
 
-    Every line goes out at once, whole: a file gets it in one write without a buffer in this process, so that a kill
-    leaves only complete lines. It is not synced to the medium per line, which would wear an SD card.
+    Of a camera every inference is one line, however many pictures show it. Every line goes out at once, whole: a file
+    gets it in one write without a buffer in this process, so that a kill leaves only complete lines. It is not synced
+    to the medium per line, which would wear an SD card. What was in the file is kept until the first line.
 
     Raises:
         PublishError: the file cannot be written.
@@ -35,21 +37,41 @@ def open_jsonl(
     return QueuedPublisher(sink, lossless=lossless, stop=stop)
 
 
+class _Lines:
+    """Makes a line of every inference; b"" for a result without one, or with that of the line before."""
+
+    def __init__(self, labels: Sequence[str], model_name: str) -> None:
+        self._labels = labels
+        self._model_name = model_name
+        self._detected_at = -math.inf
+
+    def line(self, result: FrameResult) -> bytes:
+        if not result.timings_s or result.detected_at == self._detected_at:
+            return b""
+        self._detected_at = result.detected_at
+        return to_json(result, self._labels, self._model_name).encode() + b"\n"
+
+
 class _FileSink:
     uses_image = False
 
     def __init__(self, path: str | Path, labels: Sequence[str], model_name: str, append: bool) -> None:
         self.name = str(path)
-        self._labels = labels
-        self._model_name = model_name
+        self._lines = _Lines(labels, model_name)
         try:
-            self._file = FileIO(self.name, "a" if append else "w")
+            self._file = FileIO(self.name, "a")
         except OSError as error:
             raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
+        self._replaces = not append and Path(path).is_file()  # with the first line: until then a run can still fail
 
     def write(self, result: FrameResult) -> None:
-        line = _line(result, self._labels, self._model_name)
+        line = self._lines.line(result)
+        if not line:
+            return
         try:
+            if self._replaces:
+                self._file.truncate(0)
+                self._replaces = False
             written = self._file.write(line)
         except OSError as error:
             raise PublishError(f"cannot write {self.name}: {error.strerror}") from error
@@ -66,14 +88,13 @@ class _StdoutSink:
     uses_image = False
 
     def __init__(self, labels: Sequence[str], model_name: str) -> None:
-        self._labels = labels
-        self._model_name = model_name
+        self._lines = _Lines(labels, model_name)
         # Without Python's buffer: a write that hangs would hold its lock, and with it the end of the program.
         self._file = FileIO(sys.stdout.fileno(), "w", closefd=False)
 
     def write(self, result: FrameResult) -> None:
         try:
-            rest = _line(result, self._labels, self._model_name)
+            rest = self._lines.line(result)
             while rest:
                 rest = rest[self._file.write(rest) :]
         except BrokenPipeError as error:
@@ -81,7 +102,3 @@ class _StdoutSink:
 
     def finish(self, complete: bool) -> None:
         """Leave the stream open: it belongs to the program."""
-
-
-def _line(result: FrameResult, labels: Sequence[str], model_name: str) -> bytes:
-    return to_json(result, labels, model_name).encode() + b"\n"

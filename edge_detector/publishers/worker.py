@@ -6,7 +6,10 @@ import logging
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Protocol
+
+import numpy as np
 
 from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
@@ -21,7 +24,7 @@ class Sink(Protocol):
     """Where a worker writes; both methods are called on the worker's thread only."""
 
     name: str
-    uses_image: bool
+    uses_image: bool  # if not, it gets pictures of the right size that are black and take no memory
 
     def write(self, result: FrameResult) -> None:
         """Write one result; any exception ends the worker."""
@@ -64,11 +67,6 @@ class QueuedPublisher:
         self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
         self._thread.start()
 
-    @property
-    def wants_image(self) -> bool:
-        """Whether the sink draws or stores pictures."""
-        return self._sink.uses_image
-
     def publish(self, result: FrameResult) -> None:
         """Queue a result.
 
@@ -87,7 +85,7 @@ class QueuedPublisher:
                     return  # interrupted: what is written has no gaps
                 self._queue.popleft()
                 self._count_drop()
-            self._queue.append(result)
+            self._queue.append(result if self._sink.uses_image else _without_pixels(result))
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -163,3 +161,8 @@ class QueuedPublisher:
                 return None
             self._changed.notify_all()
             return self._queue.popleft()
+
+
+def _without_pixels(result: FrameResult) -> FrameResult:
+    black = np.broadcast_to(np.uint8(0), result.frame.image.shape)
+    return replace(result, frame=replace(result.frame, image=black))

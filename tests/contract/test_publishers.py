@@ -42,10 +42,6 @@ def test_publisher_has_a_name_for_messages(publisher: Publisher) -> None:
     assert "\n" not in publisher.name
 
 
-def test_wants_image_is_a_plain_answer(publisher: Publisher) -> None:
-    assert publisher.wants_image in (True, False)
-
-
 def test_results_with_and_without_detections_are_taken(publisher: Publisher, make_result: MakeResult) -> None:
     publisher.publish(make_result([]))
     publisher.publish(make_result([(1, 2, 30, 40), (-5, -5, 500, 500)], frame_id=1, tracker_ids=[1, 2]))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,25 @@ def test_file_is_replaced_unless_appended_to(tmp_path: Path, make_result: MakeRe
     assert frame_ids(path) == [2, 3]
     write(path, make_result, range(4, 6), append=True)
     assert frame_ids(path) == [2, 3, 4, 5]
+
+
+def test_file_is_kept_until_the_first_result(tmp_path: Path, make_result: MakeResult) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, make_result, range(2))
+    write(path, make_result, range(0))
+    assert frame_ids(path) == [0, 1]
+
+
+def test_every_inference_is_one_line(tmp_path: Path, make_result: MakeResult) -> None:
+    path = tmp_path / "out.jsonl"
+    publisher = open_jsonl(path, LABELS, "tiny", lossless=True)
+    first, second = make_result(frame_id=0), make_result(frame_id=3)
+    publisher.publish(replace(first, timings_s={}))  # before the first inference
+    for result in (first, second):
+        publisher.publish(result)
+        publisher.publish(replace(make_result(frame_id=9), detected_at=result.detected_at))
+    publisher.close()
+    assert frame_ids(path) == [0, 3]
 
 
 def test_line_is_in_the_file_before_close(tmp_path: Path, make_result: MakeResult) -> None:
@@ -80,8 +100,9 @@ from edge_detector.publishers.jsonl import open_jsonl
 publisher = open_jsonl(sys.argv[1], ("person",), "tiny", lossless=True)
 boxes = Detections(np.ones((100, 4), np.float32), np.ones(100, np.float32), np.zeros(100, np.int64))
 image = np.zeros((8, 8, 3), np.uint8)
+timings_s = {"inference": 0.1}
 for frame_id in range(10**9):
-    publisher.publish(FrameResult(Frame(image, frame_id, 0.0, 0.0, "clip"), boxes, 0.0))
+    publisher.publish(FrameResult(Frame(image, frame_id, 0.0, 0.0, "clip"), boxes, frame_id, timings_s))
 """
 
 

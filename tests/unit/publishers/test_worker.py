@@ -164,3 +164,17 @@ def test_stop_frees_a_lossless_publish_and_leaves_no_gap(make_result: MakeResult
     sink.gate.set()
     publisher.close()
     assert sink.written == [0, 1, 2]  # one in hand and two in the queue
+
+
+def test_sink_without_use_for_pictures_gets_their_size_only(make_result: MakeResult) -> None:
+    images = []
+
+    class Sizes(GatedSink):
+        def write(self, result: FrameResult) -> None:
+            images.append(result.frame.image)
+
+    publisher = QueuedPublisher(Sizes())
+    publisher.publish(make_result(size_wh=(160, 120)))
+    publisher.close()
+    assert images[0].shape == (120, 160, 3)
+    assert images[0].strides == (0, 0, 0)

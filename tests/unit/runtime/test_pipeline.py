@@ -20,8 +20,6 @@ MakeDetector = Callable[..., Detector]
 class Collector:
     """A publisher that keeps what it gets; it fails on the results that `fails` names."""
 
-    wants_image = False
-
     def __init__(self, name: str = "collector", fails: Callable[[FrameResult], bool] = lambda result: False) -> None:
         self.name = name
         self.results: list[FrameResult] = []
