@@ -61,6 +61,7 @@ class _Style:
     line: int
     outline: int
     font_scale: float
+    stroke: int
     pad: int
 
     @classmethod
@@ -71,18 +72,20 @@ class _Style:
             line=max(1, round(side / 320)),
             outline=max(1, round(side / 640)),
             font_scale=text_px / FONT_CAP_PX,
+            # OpenCV 5 takes it for a weight, of letters that grow as a whole.
+            stroke=1 if UNICODE_TEXT else max(1, round(1.4 * text_px / FONT_CAP_PX)),
             pad=max(2, round(text_px * 0.38)),
         )
 
     def text_wh(self, text: str) -> tuple[int, int]:
         """Return width and height of `text` with its descenders."""
-        (width, height), below = cv2.getTextSize(text, FONT, self.font_scale, 1)
+        (width, height), below = cv2.getTextSize(text, FONT, self.font_scale, self.stroke)
         return width, height + below
 
     def put(self, image: Image, text: str, x: int, y: int, color: Rgb) -> None:
         """Draw `text` with its top left corner at x, y."""
-        (_, height), _ = cv2.getTextSize(text, FONT, self.font_scale, 1)
-        cv2.putText(image, text, (x, y + height), FONT, self.font_scale, color, 1, cv2.LINE_AA)
+        (_, height), _ = cv2.getTextSize(text, FONT, self.font_scale, self.stroke)
+        cv2.putText(image, text, (x, y + height), FONT, self.font_scale, color, self.stroke, cv2.LINE_AA)
 
 
 class OverlayRenderer:

@@ -90,6 +90,17 @@ def test_lines_grow_with_the_picture(make_result: MakeResult) -> None:
     assert 6 <= widths[1] <= 10
 
 
+def test_strokes_of_letters_grow_with_the_picture(make_result: MakeResult) -> None:
+    shares = []
+    for side in (640, 3000):
+        result = make_result([(0.2 * side, 0.2 * side, 0.8 * side, 0.8 * side)], size_wh=(side, side), live=False)
+        drawn = OverlayRenderer(LABELS).draw(result)[
+            int(0.17 * side) : int(0.197 * side), int(0.205 * side) : int(0.27 * side)
+        ]
+        shares.append(float((drawn.max(axis=2) < 80).mean()))
+    assert shares[1] > 0.6 * shares[0] > 0
+
+
 def test_old_boxes_are_faded_and_fresh_ones_are_not(make_result: MakeResult) -> None:
     renderer = OverlayRenderer(LABELS, status=False)
     fresh, old = (
