@@ -162,7 +162,6 @@ class _NewDetections:
     """A publisher that notes when detections of another frame arrive."""
 
     name = "bench"
-    wants_image = False
 
     def __init__(self) -> None:
         self.times_s: list[float] = []
