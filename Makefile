@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: run test check clean
+.PHONY: run test lint check clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## Detect on the first camera found, else on the demo clip; prints the address to open.
@@ -13,11 +13,12 @@ run: $(VENV)/.runtime  ## Detect on the first camera found, else on the demo cli
 test: $(VENV)/.dev  ## Run the tests.
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev  ## All that CI checks on one Python.
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test  ## All that CI checks on one Python.
 
 clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist *.egg-info

@@ -83,7 +83,7 @@ def read_tflite(content: bytes, name: str) -> TfliteModel:
         return _read_model(Table.root(content), content)
     except (struct.error, ValueError, LookupError) as error:
         raise ModelError(
-            f"{name}: damaged or cut off after {len(content)} bytes ({error}); copy or download it again"
+            f"{name}: damaged or cut off after {len(content)} bytes; copy or download it again"
         ) from error
 
 
