@@ -82,9 +82,7 @@ def read_tflite(content: bytes, name: str) -> TfliteModel:
     try:
         return _read_model(Table.root(content), content)
     except (struct.error, ValueError, LookupError) as error:
-        raise ModelError(
-            f"{name}: damaged or cut off after {len(content)} bytes; copy or download it again"
-        ) from error
+        raise ModelError(f"{name}: damaged or cut off after {len(content)} bytes; copy or download it again") from error
 
 
 def _read_model(model: Table, content: bytes) -> TfliteModel:
