@@ -19,11 +19,11 @@ Activation = Literal["relu", "relu6", "none"]
 class AnchorStyle:
     """Anchors of one cell and where cells are centred.
 
-    "multiscale_grid" is the TF Object Detection API's generator (aspect = width / height, 2^(i/n) scales);
-    "torchvision" has integer sizes, rounded corners, ratios height / width, centres at i * (side // grid).
+    "multiscale_grid" is the TF Object Detection API's generator; the others differ in where cells are centred and
+    in rounding, see `edge_detector.manifest.AnchorSpec`. Aspect = width / height everywhere.
     """
 
-    style: Literal["multiscale_grid", "torchvision"] = "multiscale_grid"
+    style: Literal["multiscale_grid", "keras_retinanet", "torchvision"] = "multiscale_grid"
     aspect_ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
     scales_per_octave: int = 2
     anchor_scale: float = 4.0
@@ -36,9 +36,14 @@ class AnchorStyle:
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Faster R-CNN box coding: the order of the four codes and what each was multiplied by."""
+    """What the four codes of a box mean, in which order, and what each was multiplied by.
 
-    order: Literal["yxhw", "xywh"] = "yxhw"
+    "center_size" is Faster R-CNN's: two offsets of the centre and two logarithms of the size. "corners" is
+    keras-retinanet's: offsets of the first and of the second corner. `order` says which axis goes first.
+    """
+
+    coding: Literal["center_size", "corners"] = "center_size"
+    order: Literal["yx", "xy"] = "yx"
     scales: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
 
 
@@ -60,9 +65,12 @@ class Architecture:
         fpn_activation: after those convolutions.
         smooth_top: whether P5 has a smoothing convolution too.
         carry_smoothed: whether the top-down path carries the smoothed map (TF2 OD API) or the plain sum.
-        coarse_padding: of the stride-2 convolutions that make P6 (from P5) and P7.
+        fpn_epsilon: of the pyramid's BatchNorm.
+        coarse_input: what P6 is made from.
+        coarse_padding: of the stride-2 convolutions that make P6 and P7.
         coarse_relu_between: torchvision's P7 = conv(ReLU(P6)) while P6 itself stays linear.
-        head_norm: BatchNorm per level, shared by all levels (statistics too), or none (then biases).
+        head_norm: BatchNorm per level, shared by all levels (statistics too), none (then biases), or GroupNorm of
+            32 groups with weights shared by all levels (torchvision v2).
         anchors, box_coder: what the outputs mean.
     """
 
@@ -83,11 +91,13 @@ class Architecture:
     fpn_activation: Activation = "relu"
     smooth_top: bool = True
     carry_smoothed: bool = False
+    fpn_epsilon: float = 1e-3
+    coarse_input: Literal["p5", "c5"] = "p5"
     coarse_padding: Padding = "same"
     coarse_relu_between: bool = False
     head_channels: int = 256
     head_depth: int = 4
-    head_norm: Literal["per_level", "shared", "none"] = "shared"
+    head_norm: Literal["per_level", "shared", "none", "group"] = "shared"
     head_activation: Activation = "relu"
     head_epsilon: float = 1e-3
     anchors: AnchorStyle = AnchorStyle()
@@ -115,6 +125,7 @@ class Architecture:
         anchors, coder = fields.pop("anchors"), fields.pop("box_coder")
         anchors["aspect_ratios"] = tuple(anchors["aspect_ratios"])
         coder["scales"] = tuple(coder["scales"])
+        coder["order"] = coder["order"][:2]  # "yxhw" in files of version 0.2
         return cls(**fields, anchors=AnchorStyle(**anchors), box_coder=BoxCoder(**coder))
 
 
@@ -158,8 +169,8 @@ def torchvision_v1(**changes: Any) -> Architecture:
         "coarse_padding": "symmetric",
         "coarse_relu_between": True,
         "head_norm": "none",
-        "anchors": AnchorStyle("torchvision", aspect_ratios=(0.5, 1.0, 2.0), scales_per_octave=3),
-        "box_coder": BoxCoder("xywh", (1.0, 1.0, 1.0, 1.0)),
+        "anchors": AnchorStyle("torchvision", aspect_ratios=(2.0, 1.0, 0.5), scales_per_octave=3),
+        "box_coder": BoxCoder("center_size", "xy", (1.0, 1.0, 1.0, 1.0)),
     }
     return Architecture(**settings | changes)
 

@@ -19,7 +19,7 @@ def anchor_spec(arch: Architecture) -> AnchorSpec:
     Raises:
         ModelError: the runtime cannot decode this kind of anchors or box codes.
     """
-    if arch.anchors.style != "multiscale_grid" or arch.box_coder.order != "yxhw":
+    if arch.anchors.style != "multiscale_grid" or arch.box_coder.order != "yx":
         raise ModelError(
             f"{arch.anchors.style} anchors with {arch.box_coder.order} box codes are not decoded by this runtime; "
             "give a network with those of the TF Object Detection API"
