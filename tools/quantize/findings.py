@@ -173,7 +173,8 @@ class Findings:
         seconds: by stage.
         peak_memory_mb: greatest resident size of the process.
         size_mb, float_size_mb: of model file and float twin.
-        source_parity: None where the source is the float .tflite itself.
+        source_parities: against the source framework, and the SavedModel that came with it; none where the source is
+            the float .tflite itself.
         parities: one per runtime.
         layers: the worst first.
         scores: where annotations were given.
@@ -192,7 +193,7 @@ class Findings:
     peak_memory_mb: float
     size_mb: float
     float_size_mb: float
-    source_parity: SourceParity | None
+    source_parities: tuple[SourceParity, ...]
     parities: tuple[Parity, ...]
     layers: tuple[LayerError, ...]
     scores: Scores | None
