@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
-from edge_detector.errors import ModelError, UnreadablePicture
+from edge_detector.errors import ConfigError, ModelError, UnreadablePicture
 from edge_detector.manifest import InputSpec
 from edge_detector.preprocess.normalize import Normalizer, prepare
 from edge_detector.sources import PICTURE_SUFFIXES
@@ -20,23 +20,28 @@ from tools.quantize.flatbuffer import activations
 
 logger = logging.getLogger(__name__)
 
-MIN_PHOTOS = 100
+ADVISED_PHOTOS = 100
+_MIN_PHOTOS = 10
 _BINS = 8192
 
 
 def choose_photos(folder: Path, samples: int, held_out: int) -> tuple[list[Path], list[Path]]:
     """Return photos to calibrate on, at most `samples`, and `held_out` others to verify on, both spread evenly.
 
+    Of few photos no more than a fifth is held out.
+
     Raises:
-        ModelError: there are too few.
+        ConfigError: there is no such folder, or it holds next to no pictures.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"--calibration {folder}: no such folder; give one with photos of what the camera will see")
     photos = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-    if len(photos) < MIN_PHOTOS + held_out:
-        raise ModelError(
-            f"{folder}: holds {len(photos)} pictures, wanted {MIN_PHOTOS + held_out}: {MIN_PHOTOS} to calibrate and "
-            f"{held_out} to verify; add photos of what the camera will see"
+    if len(photos) < _MIN_PHOTOS:
+        raise ConfigError(
+            f"--calibration {folder}: holds {len(photos)} pictures, wanted {_MIN_PHOTOS} or more, better "
+            f"{ADVISED_PHOTOS + held_out}; add photos of what the camera will see"
         )
-    apart = set(_spread(photos, held_out))
+    apart = set(_spread(photos, min(held_out, len(photos) // 5)))
     return _spread([path for path in photos if path not in apart], samples), sorted(apart)
 
 
@@ -93,7 +98,7 @@ def collect(
     """Run a float model on photos (H, W, 3) RGB and return the distribution of each activation by tensor name.
 
     Raises:
-        ModelError: fewer than `MIN_PHOTOS` could be read, or an activation is not finite.
+        ModelError: no photo could be read, or an activation is not finite.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning: Enabling `experimental_preserve_all_tensors`")
@@ -111,8 +116,8 @@ def collect(
         for index, name in observed.items():
             histograms[name].add(interpreter.get_tensor(index))
         count += 1
-    if count < MIN_PHOTOS:
-        raise ModelError(f"only {count} photos could be read, wanted {MIN_PHOTOS} or more; add photos")
+    if count == 0:
+        raise ModelError("no calibration photo could be read; give JPEG or PNG files that can be opened")
     return histograms
 
 

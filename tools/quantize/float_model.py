@@ -10,7 +10,26 @@ import numpy.typing as npt
 
 from edge_detector.manifest import ModelManifest
 
-Reference = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[np.float32]]]
+Outputs = Mapping[str, npt.NDArray[np.float32]]
+
+
+def _unchanged(outputs: Outputs) -> Outputs:
+    return outputs
+
+
+@dataclass(frozen=True)
+class SourceReference:
+    """What computes the right values.
+
+    Attributes:
+        name: such as "PyTorch 2.13.0".
+        run: returns the source's outputs for an input tensor (1, H, W, 3) float32.
+        project: turns the .tflite's outputs into what `run` returns.
+    """
+
+    name: str
+    run: Callable[[npt.NDArray[np.float32]], Outputs]
+    project: Callable[[Outputs], Outputs] = _unchanged
 
 
 @dataclass(frozen=True)
@@ -21,14 +40,13 @@ class FloatModel:
         content: the .tflite, outputs named as in the manifest.
         manifest: its outputs are `SsdRawOutputs`; `origin` and `weights_sha256` are filled in later.
         family, notes: see `ImportedNetwork`.
-        reference: computes the same outputs in the source framework from the input tensor (1, H, W, 3); None where
-            the source is the .tflite itself.
-        reference_name: such as "PyTorch 2.13.0".
+        references: to verify `content` against; none where the source is the .tflite itself.
+        int8_advice: why the network is no good int8 model, and what to do instead; empty if it is one.
     """
 
     content: bytes
     manifest: ModelManifest
     family: str
     notes: tuple[str, ...] = ()
-    reference: Reference | None = None
-    reference_name: str = ""
+    references: tuple[SourceReference, ...] = ()
+    int8_advice: str = ""
