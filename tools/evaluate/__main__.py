@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +16,12 @@ from rich.progress import track
 
 from edge_detector.detections import Detections
 from edge_detector.detector import Detector
-from edge_detector.errors import ConfigError, EdgeDetectorError, SourceError
-from edge_detector.frame import Frame, FrameResult
+from edge_detector.errors import ConfigError, EdgeDetectorError
+from edge_detector.frame import FrameResult
 from edge_detector.loader import load_model
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.pictures import open_pictures
-from edge_detector.sources.files import read_picture
-from tools.evaluate.annotations import Annotations, Picture, load_annotations, match_labels
+from tools.evaluate.annotations import Annotations, load_annotations, match_labels, read_frame
 from tools.evaluate.report import Report, check_target
 from tools.evaluate.score import MAX_DETECTIONS, score
 
@@ -53,19 +51,6 @@ def open_detector(
         raise ConfigError("give either --model FILE.tflite or --weights FILE.safetensors")
     nms = manifest.nms.model_copy(update={"max_detections": MAX_DETECTIONS})
     return Detector(manifest.model_copy(update={"nms": nms}), backend, threshold)
-
-
-def read_frame(picture: Picture) -> Frame:
-    """Return the picture as a frame.
-
-    Raises:
-        SourceError: it cannot be read, or has another size than the annotations say.
-    """
-    frame = Frame(read_picture(picture.path), picture.image_id, time.monotonic(), time.time(), picture.path.name)
-    if picture.size_wh not in (None, frame.size_wh):
-        is_wh, stated_wh = ("{}x{}".format(*size) for size in (frame.size_wh, picture.size_wh))
-        raise SourceError(f"{picture.path}: is {is_wh}, but annotated as {stated_wh}; give the original pictures")
-    return frame
 
 
 def detect_all(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_detector.errors import ModelError, SourceError
+from edge_detector.frame import Frame
+from edge_detector.sources.files import read_picture
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ def load_annotations(path: Path, images: Path, limit: int | None = None) -> Anno
             "give the folder that holds them with --images"
         )
     return Annotations(pictures, categories, objects)
+
+
+def read_frame(picture: Picture) -> Frame:
+    """Return the picture as a frame.
+
+    Raises:
+        SourceError: it cannot be read, or has another size than the annotations say.
+    """
+    frame = Frame(read_picture(picture.path), picture.image_id, time.monotonic(), time.time(), picture.path.name)
+    if picture.size_wh not in (None, frame.size_wh):
+        is_wh, stated_wh = ("{}x{}".format(*size) for size in (frame.size_wh, picture.size_wh))
+        raise SourceError(f"{picture.path}: is {is_wh}, but annotated as {stated_wh}; give the original pictures")
+    return frame
 
 
 def _picture(record: dict[str, Any], images: Path) -> Picture:
