@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class ImportedNetwork:
         files: what the network was read from, for its fingerprint.
         notes: what the user should know, a sentence each.
         saved_model: a SavedModel of the same network that came with it, to verify against.
+        framework: that the network was trained in.
+        int8_advice: why it is no good int8 model, and what to do instead; empty if it is one.
     """
 
     family: str
@@ -45,6 +48,8 @@ class ImportedNetwork:
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     saved_model: Path | None = None
+    framework: Literal["tensorflow", "pytorch"] = "tensorflow"
+    int8_advice: str = ""
 
 
 def canonical(network: ImportedNetwork) -> ImportedNetwork:
