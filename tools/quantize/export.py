@@ -53,7 +53,7 @@ def export_network(
     references = [_keras_reference(model)]
     if network.framework == "pytorch" and importlib.util.find_spec("torch") is not None:
         references.append(_torch_reference(network.arch, network.weights))
-    manifest = _describe(name, network, spec)
+    outputs = _outputs(network.arch)
     if with_saved_model:
         if network.saved_model is None:
             raise ConfigError("--verify-saved-model: no saved_model came with this checkpoint; give the whole .tar.gz")
@@ -61,18 +61,23 @@ def export_network(
             raise ConfigError("--verify-saved-model compares at the trained size; leave out --input-size")
         from tools.quantize.zoo import saved_model_reference
 
-        references.append(saved_model_reference(network.saved_model, manifest, imported.labels))
+        references.append(saved_model_reference(network.saved_model, outputs, trained_wh, imported.labels))
+    manifest = ModelManifest(name=name, input=spec, outputs=outputs, nms=network.nms, labels=network.labels)
     return FloatModel(
-        export_float(model),
-        manifest,
-        network.family,
-        network.notes,
-        tuple(references),
-        network.int8_advice,
+        export_keras(model), manifest, network.family, network.notes, tuple(references), network.int8_advice
     )
 
 
-def export_float(model: keras.Model) -> bytes:
+def export_float(arch: Architecture, weights: Weights) -> bytes:
+    """Return a network without background slot as a float32 .tflite with the output names of `build_keras`.
+
+    Raises:
+        ModelError: the weights do not fit the architecture.
+    """
+    return export_keras(build_keras(arch, weights))
+
+
+def export_keras(model: keras.Model) -> bytes:
     """Return what `build_keras` built as a float32 .tflite with the same output names."""
     # By way of a SavedModel the convolutions that levels share keep sharing their constants.
     with tempfile.TemporaryDirectory() as folder:
@@ -80,13 +85,12 @@ def export_float(model: keras.Model) -> bytes:
         return finish(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
-def _describe(name: str, network: ImportedNetwork, spec: InputSpec) -> ModelManifest:
+def _outputs(arch: Architecture) -> SsdRawOutputs:
     levels = [LevelOutputs(class_logits=f"class_logits_p{n}", box_encodings=f"box_encodings_p{n}") for n in LEVELS]
-    coder = network.arch.box_coder
-    outputs = SsdRawOutputs(
-        levels=tuple(levels), anchors=anchor_spec(network.arch), box_coder=coder.scales, box_coding=coder.coding
+    coder = arch.box_coder
+    return SsdRawOutputs(
+        levels=tuple(levels), anchors=anchor_spec(arch), box_coder=coder.scales, box_coding=coder.coding
     )
-    return ModelManifest(name=name, input=spec, outputs=outputs, nms=network.nms, labels=network.labels)
 
 
 def _keras_reference(model: keras.Model) -> SourceReference:
