@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -115,8 +117,8 @@ def build_manifest(parts: dict[str, Any], name: str) -> ModelManifest:
         raise ModelError(f"{name}: {'; '.join(faults)}") from error
 
 
-def with_manifest(content: bytes, manifest: ModelManifest) -> bytes:
-    """Return the model file with `manifest` and its labels behind it, in place of those that it carries.
+def with_manifest(content: bytes, manifest: ModelManifest, extra: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """Return the model file with `manifest`, its labels and `extra` files behind it, in place of those of their names.
 
     Other files in its ZIP are kept. The same input gives the same bytes.
 
@@ -124,7 +126,7 @@ def with_manifest(content: bytes, manifest: ModelManifest) -> bytes:
         ModelError: `content` is no .tflite, or its ZIP is damaged.
     """
     check_tflite(content, manifest.name)
-    members = read_appended(content, manifest.name)
+    members = read_appended(content, manifest.name) | dict(extra)
     members[MANIFEST_FILE] = manifest.model_dump_json(indent=2, exclude={"labels"}).encode()
     members[LABELS_FILE] = "".join(f"{label}\n" for label in manifest.labels).encode()
     output = BytesIO()

@@ -1,110 +1,99 @@
-"""python tools/quantize: weights -> verified .tflite with its manifest inside."""
+"""python tools/quantize: any SSD-ResNet50-FPN -> verified .tflite with its manifest inside."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
+import re
+import shlex
+import signal
 import sys
-import time
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow reports its own start-up
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as `python tools/quantize` from anywhere
 
-import numpy as np
-import numpy.typing as npt
 import typer
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from edge_detector.backends.tflite import default_threads
-from edge_detector.errors import ConfigError, DelegateError, EdgeDetectorError, ModelError
-from edge_detector.model_file import with_manifest
-from tools.network.architecture import Architecture
-from tools.network.manifest import input_spec
-from tools.network.weights import load_weights, sha256_of
-from tools.quantize.calibrate import choose_photos, collect, read_photos
-from tools.quantize.export import describe, export_float
-from tools.quantize.flatbuffer import activations
-from tools.quantize.int8 import activation_ranges, quantize
+from edge_detector.errors import ConfigError, EdgeDetectorError, ModelError
+from tools.quantize.convert import Options, convert
+from tools.quantize.findings import Findings
+from tools.quantize.precision import Precision
+from tools.quantize.progress import StageProgress
 from tools.quantize.ranges import RangeMethod
-from tools.quantize.verify import Limits, Parity, compare
+from tools.quantize.report import console_summary, write_report
+from tools.quantize.sources import FAMILIES
+from tools.quantize.verify import Limits
 
 console = Console(stderr=True)
 
-
-class Precision(str, Enum):
-    """Number format of the written model."""
-
-    INT8 = "int8"
-    FLOAT32 = "float32"
+Family = Enum("Family", {name: name for name in ("auto", *FAMILIES)}, type=str)  # type: ignore[misc] # built from a table
 
 
-def calibrated(
-    float_model: bytes, arch: Architecture, photos: list[Path], method: RangeMethod, percentile: float
-) -> bytes:
-    """Return the int8 twin of a float model, calibrated on photos."""
-    shown = track(read_photos(photos), "calibrating", len(photos), console=console)
-    histograms = collect(float_model, shown, input_spec(arch), default_threads())
-    names = list(activations(float_model).values())
-    outputs = tuple(name for name in names if name.startswith(("class_logits_p", "box_encodings_p")))
-    with console.status("quantizing"):
-        return quantize(float_model, activation_ranges(histograms, names[0], outputs, method, percentile))
+class Head(str, Enum):
+    """What the model puts out."""
+
+    RAW = "raw"
+    POSTPROCESS_OP = "postprocess-op"
 
 
-def verified(path: Path, float_model: bytes, photos: list[npt.NDArray[np.uint8]], limits: Limits) -> None:
-    """Compare the file at `path` with its float twin on every runtime that is installed, and print the tables.
+class Resize(str, Enum):
+    """How a picture gets onto the canvas."""
 
-    Raises:
-        ModelError: parity is poor.
-    """
-    faults = []
-    for runtime in ("litert", "tflite"):
-        shown = track(photos, f"verifying on {runtime}", console=console)
-        try:
-            parity = compare(path, float_model, shown, runtime)
-        except DelegateError:
-            if runtime == "litert":
-                raise
-            console.print("tflite-runtime is not installed here or does not work: not verified on it")
-            continue
-        console.print(parity_table(parity, len(photos)))
-        faults += parity.faults(limits)
-    if faults:
-        raise ModelError(f"parity is poor, nothing is written: {'; '.join(faults)}")
+    SOURCE = "source"
+    LETTERBOX = "letterbox"
+    STRETCH = "stretch"
 
 
-def parity_table(parity: Parity, photos: int) -> Table:
-    """Return the figures as a table."""
-    table = Table(
-        "output", "cosine", "greatest error", "step", title=f"{parity.runtime} against float, {photos} photos"
-    )
-    for output in parity.outputs:
-        table.add_row(output.name, f"{output.cosine:.4f}", f"{output.max_error:.3f}", f"{output.step:.4f}")
-    table.add_section()
-    table.add_row("detections confirmed", f"{parity.confirmed} of {parity.wanted}")
-    table.add_row("detections invented", f"{parity.invented} of {parity.found}")
-    table.add_row("scores", f"{parity.lowest:.3f} to {parity.highest:.3f}")
-    return table
+class Interpolation(str, Enum):
+    """How pixels are resampled."""
+
+    SOURCE = "source"
+    BILINEAR = "bilinear"
+    BILINEAR_LEGACY = "bilinear_legacy"
 
 
 def main(
-    weights: Annotated[Path, typer.Argument(help="weights.safetensors, as tools/train writes it.")],
+    source: Annotated[
+        Path, typer.Argument(help="Checkpoint, archive, folder, SavedModel or float .tflite, as downloaded or trained.")
+    ],
     calibration: Annotated[Path, typer.Option(help="Folder of photos like those that the camera will see.")],
-    output: Annotated[Path, typer.Option(help="The .tflite file to write.")],
-    input_size: Annotated[
-        int | None, typer.Option(min=32, help="Input side, a multiple of 32; default: as trained.")
+    output: Annotated[Path, typer.Option(help="The .tflite file to write; its report goes beside it.")],
+    family: Annotated[Family, typer.Option("--from", help="What the source is.")] = Family.auto,  # type: ignore[attr-defined]
+    labels: Annotated[Path | None, typer.Option(help="Label file, in place of the source's.")] = None,
+    pipeline_config: Annotated[
+        Path | None, typer.Option(help="Of an Object Detection API checkpoint, if it does not lie beside it.")
     ] = None,
-    precision: Annotated[Precision, typer.Option()] = Precision.INT8,
-    samples: Annotated[int, typer.Option(min=100, help="Photos to calibrate on, at most.")] = 200,
+    input_size: Annotated[
+        str | None, typer.Option(help="SIDE or WIDTHxHEIGHT, multiples of 32; default: as trained.")
+    ] = None,
+    resize: Annotated[Resize, typer.Option(help="How pictures get onto the canvas.")] = Resize.SOURCE,
+    interpolation: Annotated[
+        Interpolation, typer.Option(help="bilinear_legacy is what the TF Object Detection API scores with.")
+    ] = Interpolation.SOURCE,
+    precision: Annotated[Precision, typer.Option(help="Number format of the written model.")] = Precision.INT8,
+    head: Annotated[
+        Head, typer.Option(help="raw for this runtime; postprocess-op ends in TFLite_Detection_PostProcess for others.")
+    ] = Head.RAW,
+    samples: Annotated[int, typer.Option(min=1, help="Photos to calibrate on, at most.")] = 200,
     held_out: Annotated[int, typer.Option(min=1, help="Other photos to verify on.")] = 20,
     ranges: Annotated[RangeMethod, typer.Option(help="How activation ranges are chosen.")] = RangeMethod.MSE,
     percentile: Annotated[float, typer.Option(min=50, max=100, help="For --ranges percentile.")] = 99.99,
+    mixed: Annotated[int, typer.Option(min=0, help="Keep so many of the worst layers out of int8.")] = 0,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO-format instances file, to compare AP with float too.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of its pictures; default: images/ beside it.")] = None,
+    verify_saved_model: Annotated[
+        bool, typer.Option("--verify-saved-model", help="Compare with the saved_model in a zoo archive, too.")
+    ] = False,
+    score: Annotated[float, typer.Option(min=0.01, max=1, help="Confidence of detections to be confirmed.")] = 0.3,
+    max_source_error: Annotated[
+        float, typer.Option(help="Greatest difference of float .tflite and source, as a share of an output's spread.")
+    ] = Limits.source_error,
     min_cosine: Annotated[float, typer.Option(help="Least agreement of every output with float.")] = Limits.cosine,
     min_confirmed: Annotated[
         float, typer.Option(help="Least share of the float model's detections that are found.")
@@ -112,49 +101,99 @@ def main(
     max_invented: Annotated[
         float, typer.Option(help="Greatest share of detections that the float model does not have.")
     ] = Limits.invented,
+    max_ap_loss: Annotated[
+        float, typer.Option(help="Greatest loss of AP in points, with --annotations.")
+    ] = Limits.ap_loss,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for the report, written even if the model is refused.")
+    ] = None,
 ) -> None:
-    """Convert, compare with float on photos that calibration has not seen, and write the file if it is fit."""
+    """Convert, compare with source and float on photos that calibration has not seen, write the file if it is fit."""
     if output.suffix != ".tflite":
         raise ConfigError(f"--output {output}: must end in .tflite")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: no such folder; make it first")
-    if input_size is not None and input_size % 32:
-        raise ConfigError(f"--input-size {input_size} is not a multiple of 32")
-    started = time.monotonic()
-    arch, tensors, labels = load_weights(weights)
-    arch = dataclasses.replace(arch, input_side=input_size or arch.input_side)
-    for_calibration, for_verification = choose_photos(calibration, samples, held_out)
-    origin: dict[str, str | int | float] = {"precision": precision.value}
-    if precision is Precision.INT8:
-        origin |= {
-            "quantizer": f"litert-quantizer {version('litert-quantizer')}",
-            "calibration_photos": len(for_calibration),
-            "ranges": ranges.value if ranges is not RangeMethod.PERCENTILE else f"percentile {percentile:g}",
-        }
-    manifest = describe(output.stem, arch, labels, sha256_of(weights), origin)
-    with console.status("exporting to TensorFlow Lite"):
-        float_model = export_float(arch, tensors)
-    content = float_model
-    if precision is Precision.INT8:
-        content = calibrated(float_model, arch, for_calibration, ranges, percentile)
-    temporary = output.with_name(f".new-{output.name}")
-    try:
-        temporary.write_bytes(with_manifest(content, manifest))
-        limits = Limits(min_cosine, min_confirmed, max_invented)
-        verified(temporary, float_model, list(read_photos(for_verification)), limits)
-        temporary.replace(output)
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written: {error.strerror}; give another --output") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    size = output.stat().st_size / 1e6
-    console.print(
-        f"written: {output}, {size:.1f} MB (float {len(float_model) / 1e6:.1f} MB), {time.monotonic() - started:.0f} s"
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"--output {output}: is the source itself; give another name")
+    if mixed and precision is not Precision.INT8:
+        raise ConfigError("--mixed keeps layers out of int8: leave out --precision")
+    changes = {"resize": resize.value, "interpolation": interpolation.value}
+    options = Options(
+        source=source,
+        calibration=calibration,
+        output=output,
+        family=family.value,
+        labels=labels,
+        pipeline_config=pipeline_config,
+        input_wh=None if input_size is None else parse_size(input_size),
+        input_changes={name: value for name, value in changes.items() if value != "source"},
+        precision=precision,
+        detection_op=head is Head.POSTPROCESS_OP,
+        ranges=ranges,
+        percentile=percentile,
+        mixed=mixed,
+        samples=samples,
+        held_out=held_out,
+        score=score,
+        annotations=annotations,
+        images=images,
+        verify_saved_model=verify_saved_model,
+        limits=Limits(
+            source_error=max_source_error,
+            cosine=min_cosine,
+            confirmed=min_confirmed,
+            invented=max_invented,
+            ap_loss=max_ap_loss,
+        ),
+        command=command_line(),
     )
+    try:
+        findings = convert(options, StageProgress(console))
+    except KeyboardInterrupt:
+        console.print("quantize: stopped, nothing is written")
+        raise typer.Exit(130) from None
+    finish(findings, options, report)
+
+
+def finish(findings: Findings, options: Options, report: Path | None) -> None:
+    """Print and write what was found.
+
+    Raises:
+        ModelError: the model was refused.
+    """
+    for shown in console_summary(findings):
+        console.print(shown)
+    folder = report or options.output.with_suffix(".report")
+    if not findings.faults or report is not None:
+        write_report(findings, folder)
+        console.print(f"report: {folder / 'report.md'}", highlight=False, soft_wrap=True)
+    if findings.faults:
+        raise ModelError(f"{options.output}: parity is poor, nothing is written: {'; '.join(findings.faults)}")
+    console.print(f"written: {options.output}, {findings.size_mb:.1f} MB", highlight=False, soft_wrap=True)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) in pixels from SIDE or WIDTHxHEIGHT.
+
+    Raises:
+        ConfigError: it is neither, or no multiple of 32.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(side and side % 32 == 0 for side in size):
+        raise ConfigError(f"--input-size {text} is not SIDE or WIDTHxHEIGHT in multiples of 32, such as 640 or 640x384")
+    return size
+
+
+def command_line() -> str:
+    """Return how the program was called, paths without their folders."""
+    words = (Path(word).name if os.sep in word else word for word in sys.argv[1:])
+    return shlex.join(["python", "tools/quantize", *words])
 
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping clean up
     try:
         typer.run(main)
     except EdgeDetectorError as error:

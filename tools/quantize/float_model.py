@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_detector.manifest import ModelManifest
+from edge_detector.manifest import ModelManifest, SsdRawOutputs
 
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 
@@ -50,3 +50,9 @@ class FloatModel:
     notes: tuple[str, ...] = ()
     references: tuple[SourceReference, ...] = ()
     int8_advice: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the output tensors."""
+        levels = self.manifest.outputs.levels if isinstance(self.manifest.outputs, SsdRawOutputs) else ()
+        return tuple(name for level in levels for name in (level.class_logits, level.box_encodings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,6 +64,11 @@ def parity_figures(
             "ap50": [scores.float_ap50, scores.ap50],
         }
     return table
+
+
+def recipe_json(recipe: Mapping[str, Any], parity: Mapping[str, Any]) -> bytes:
+    """Return the recipe as it is written into the file."""
+    return json.dumps({"recipe": recipe, "parity": parity}, indent=1).encode() + b"\n"
 
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from edge_detector.postprocess.boxes import pairwise_iou
 from edge_detector.postprocess.ssd import SsdDecoder
 from edge_detector.preprocess.normalize import Normalizer, prepare
 from edge_detector.quantization import QuantizedTensor
-from tools.quantize.findings import OutputParity, Parity, Sample, SourceParity
+from tools.quantize.findings import OutputParity, Parity, Sample, Scores, SourceParity
 from tools.quantize.float_model import SourceReference
 from tools.quantize.isolated import IsolatedBackend
 
@@ -51,7 +51,7 @@ class Limits:
     ap_loss: float = 2.0
 
 
-class _Outputs:
+class OutputSums:
     """Sums over one output of all photos, per channel."""
 
     def __init__(self, name: str, step: float, low: float, high: float, channels: int) -> None:
@@ -124,6 +124,15 @@ def source_faults(parity: SourceParity, limits: Limits) -> list[str]:
     ]
 
 
+def score_faults(scores: Scores | None, limits: Limits) -> list[str]:
+    """Return what keeps a model with these COCO figures from being used; nothing if it is fit or was not scored."""
+    if scores is None or scores.float_ap is None or scores.ap is None:
+        return []
+    if scores.float_ap - scores.ap <= limits.ap_loss:
+        return []
+    return [f"AP {scores.ap:.1f} against {scores.float_ap:.1f} in float, allowed are {limits.ap_loss:g} points less"]
+
+
 def compare_with_source(
     content: bytes, manifest: ModelManifest, photos: Iterable[npt.NDArray[np.uint8]], source: SourceReference
 ) -> SourceParity:
@@ -189,7 +198,7 @@ class _Comparison:
         self.decoder, self.float_decoder = (
             SsdDecoder(outputs, size_wh, manifest.nms, len(manifest.labels), lenient) for _ in range(2)
         )
-        self.sums: dict[str, _Outputs] = {}
+        self.sums: dict[str, OutputSums] = {}
 
     def run(self, photos: Iterable[npt.NDArray[np.uint8]]) -> Parity:
         count = wanted = confirmed = found = invented = 0
@@ -202,7 +211,7 @@ class _Comparison:
             for name, output in got.items():
                 if name not in self.sums:
                     values = output.dequantized()
-                    self.sums[name] = _Outputs(name, *_scale(output, expected[name]), values.shape[-1])
+                    self.sums[name] = OutputSums(name, *_scale(output, expected[name]), values.shape[-1])
                 self.sums[name].add(expected[name].dequantized(), output.dequantized())
             for level in self.outputs.levels:
                 logits = got[level.class_logits].dequantized()
@@ -212,7 +221,7 @@ class _Comparison:
             sure, float_sure = ours[ours.confidence >= self.score], floats[floats.confidence >= self.score]
             wanted, confirmed = wanted + len(float_sure), confirmed + _confirmed(float_sure, ours)
             found, invented = found + len(sure), invented + len(sure) - _confirmed(sure, floats)
-            pairs.append(_score_pairs(floats, ours))
+            pairs.append(match_scores(floats, ours))
             if len(samples) < _SAMPLES and (len(sure) or len(float_sure)):
                 moved = (
                     Detections(transform.to_source(some.xyxy), some.confidence, some.class_id)
@@ -258,7 +267,7 @@ def _confirmed(detections: Detections, others: Detections) -> int:
     return int((_overlaps(detections, others) >= _IOU).any(axis=1).sum())
 
 
-def _score_pairs(floats: Detections, ours: Detections) -> npt.NDArray[np.float32]:
+def match_scores(floats: Detections, ours: Detections) -> npt.NDArray[np.float32]:
     """Return (K, 2): confidence in the float twin and in the model; best overlaps first, 0 where one is alone."""
     overlaps = _overlaps(floats, ours)
     pairs: list[tuple[float, float]] = []
