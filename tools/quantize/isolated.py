@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import time
@@ -43,7 +44,8 @@ class IsolatedBackend:
 
     def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
         """Run the model; see `Backend.infer`."""
-        self._connection.send(tensor)
+        with contextlib.suppress(BrokenPipeError):  # it has ended; receiving tells why
+            self._connection.send(tensor)
         outputs, seconds = self._receive()
         self.seconds.append(seconds)
         return outputs
@@ -56,7 +58,7 @@ class IsolatedBackend:
     def _receive(self) -> Any:
         try:
             answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             code = self._process.exitcode
             raise ModelError(
