@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: run test lint check clean
+.PHONY: run test lint check models clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## Detect on the first camera found, else on the demo clip; prints the address to open.
@@ -20,6 +20,13 @@ lint: $(VENV)/.dev
 
 check: lint test  ## All that CI checks on one Python.
 
+CALIBRATION ?= ../shared/data/calibration
+models: $(VENV)/.convert  ## Make the shipped models again; CALIBRATION is the folder of photos to calibrate on.
+	for side in 320 640; do \
+	  $(BIN)/python tools/quantize models/ssd_resnet50_fpn_person.safetensors --calibration $(CALIBRATION) \
+	    --input-size $$side --output models/ssd_resnet50_fpn_person_$${side}_int8.tflite || exit; \
+	done
+
 clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -30,6 +37,10 @@ $(VENV)/.runtime: $(SETUP) | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.convert: $(VENV)/.runtime
+	$(BIN)/python -m pip install -qq --editable '.[convert]'
 	@touch $@
 
 # libcamera and picamera2 come from apt: where they live, the environment sees the system's packages.
