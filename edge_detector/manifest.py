@@ -39,8 +39,15 @@ class InputSpec(_Part):
 
 
 class AnchorSpec(_Part):
-    """Settings of the TF Object Detection API's multiscale_grid_anchor_generator."""
+    """Settings of an anchor generator: stride 2^level, sides anchor_scale * stride * 2^(i / scales_per_octave).
 
+    `aspect_ratios` are width / height. `generator` says where anchors are centred and how they are rounded:
+    "multiscale_grid" (TF Object Detection API) half a stride off where the stride divides the side, else at cell
+    corners; "keras_retinanet" (fizyr) always half a stride off; "torchvision" (AnchorGenerator) at cell corners, the
+    stride being side // cells, with whole sides and rounded corners.
+    """
+
+    generator: Literal["multiscale_grid", "keras_retinanet", "torchvision"] = "multiscale_grid"
     min_level: int = 3
     max_level: int = 7
     anchor_scale: PositiveFloat = 4.0
@@ -62,7 +69,9 @@ class SsdRawOutputs(_Part):
     """Raw heads, decoded by this runtime.
 
     `levels` lists the pyramid levels in ascending order; one entry stands for all levels concatenated.
-    `box_coder` holds the scales of ty, tx, th, tw (TF Object Detection API's faster_rcnn_box_coder).
+    `box_coder` holds what the four codes were multiplied by. `box_coding`: "center_size" has the codes ty, tx, th, tw
+    of Faster R-CNN (TF Object Detection API, torchvision); "corners" the offsets of y1, x1, y2, x2 in fractions of
+    the anchor's height and width (keras-retinanet).
     `scores`: what turns a class output into a confidence. `background`: class slot 0 is no object.
     """
 
@@ -70,6 +79,7 @@ class SsdRawOutputs(_Part):
     levels: Annotated[tuple[LevelOutputs, ...], Field(min_length=1)]
     anchors: AnchorSpec = AnchorSpec()
     box_coder: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0)
+    box_coding: Literal["center_size", "corners"] = "center_size"
     scores: Literal["sigmoid", "identity"] = "sigmoid"
     background: bool = False
 

@@ -1,6 +1,7 @@
 """Anchors: the boxes that a model's box encodings refer to.
 
-Source: multiscale_grid_anchor_generator of the TensorFlow Object Detection API, held equal to its output by a test.
+Sources: multiscale_grid_anchor_generator of the TensorFlow Object Detection API; torchvision's
+models/detection/anchor_utils.py; keras-retinanet's utils/anchors.py. Tests hold them equal to those.
 """
 
 from __future__ import annotations
@@ -35,19 +36,31 @@ def _level_anchors(
     spec: AnchorSpec, input_wh: tuple[int, int], stride: int, grid: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
     width, height = input_wh
+    sizes_hw = _sizes_hw(spec, stride)
+    shifts_yx = np.zeros_like(sizes_hw)
+    if spec.generator == "torchvision":
+        corners = np.concatenate([-sizes_hw, sizes_hw], axis=1).astype(np.float32) / 2
+        top, left, bottom, right = np.round(corners).T.astype(np.float64)
+        sizes_hw = np.stack([bottom - top, right - left], axis=1)
+        shifts_yx = np.stack([bottom + top, right + left], axis=1) / 2
     anchors = np.empty((*grid, anchors_per_cell(spec), 4))
-    anchors[..., 0] = (_centers(grid[0], stride, height) / height)[:, None, None]
-    anchors[..., 1] = (_centers(grid[1], stride, width) / width)[None, :, None]
-    anchors[..., 2:] = _sizes_hw(spec, stride) / (height, width)
+    anchors[..., 0] = (_centers(spec, grid[0], stride, height)[:, None, None] + shifts_yx[:, 0]) / height
+    anchors[..., 1] = (_centers(spec, grid[1], stride, width)[None, :, None] + shifts_yx[:, 1]) / width
+    anchors[..., 2:] = sizes_hw / (height, width)
     return anchors.reshape(-1, 4).astype(np.float32)
 
 
-def _centers(count: int, stride: int, side: int) -> npt.NDArray[np.float64]:
+def _centers(spec: AnchorSpec, count: int, stride: int, side: int) -> npt.NDArray[np.float64]:
     """Return the centres along one axis in pixels.
 
-    The generator shifts them by half a stride only where the stride divides the side: at 320 not on level 7.
+    The Object Detection API shifts them by half a stride only where the stride divides the side: at 320 not on level 7.
     """
-    return np.arange(count, dtype=np.float64) * stride + (stride / 2 if side % stride == 0 else 0.0)
+    cells = np.arange(count, dtype=np.float64)
+    if spec.generator == "torchvision":
+        return cells * (side // count)
+    if spec.generator == "keras_retinanet":
+        return (cells + 0.5) * stride
+    return cells * stride + (stride / 2 if side % stride == 0 else 0.0)
 
 
 def _sizes_hw(spec: AnchorSpec, stride: int) -> npt.NDArray[np.float64]:
@@ -55,4 +68,6 @@ def _sizes_hw(spec: AnchorSpec, stride: int) -> npt.NDArray[np.float64]:
     root_aspect = np.sqrt(np.array(spec.aspect_ratios, np.float64))[:, None]
     octave_scale = np.exp2(np.arange(spec.scales_per_octave, dtype=np.float64) / spec.scales_per_octave)
     side = spec.anchor_scale * stride * octave_scale
+    if spec.generator == "torchvision":
+        side = np.floor(side)
     return np.stack([side / root_aspect, side * root_aspect], axis=-1).reshape(-1, 2)

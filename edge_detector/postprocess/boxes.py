@@ -29,6 +29,26 @@ def decode_boxes(
     return np.concatenate([center_yx - half_hw, center_yx + half_hw], axis=1)[:, [1, 0, 3, 2]]
 
 
+def decode_corners(
+    encodings: npt.NDArray[np.float32],
+    anchors: npt.NDArray[np.float32],
+    box_coder: tuple[float, float, float, float],
+) -> npt.NDArray[np.float32]:
+    """Return boxes (N, 4) as x1, y1, x2, y2 in the anchors' unit, not clipped.
+
+    Source: bbox_transform_inv of keras-retinanet.
+
+    Args:
+        encodings: (N, 4) offsets of y1, x1, y2, x2 in fractions of the anchor's height and width.
+        anchors: (N, 4) y_center, x_center, height, width.
+        box_coder: scales that the offsets were multiplied by.
+    """
+    center, size = anchors[:, :2], anchors[:, 2:]
+    corners = np.concatenate([center - size / 2, center + size / 2], axis=1)
+    moved = corners + encodings / np.asarray(box_coder, np.float32) * np.concatenate([size, size], axis=1)
+    return moved[:, [1, 0, 3, 2]]
+
+
 def pairwise_iou(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return intersection over union (N, M) of boxes (N, 4) and (M, 4), both x1, y1, x2, y2; 0 for empty boxes."""
     x1, y1, x2, y2 = first.T[:, :, None]

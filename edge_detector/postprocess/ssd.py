@@ -12,7 +12,7 @@ from edge_detector.detections import Detections
 from edge_detector.errors import ModelError
 from edge_detector.manifest import LevelOutputs, NmsSpec, SsdRawOutputs
 from edge_detector.postprocess.anchors import anchors_per_cell, generate_anchors, level_grids
-from edge_detector.postprocess.boxes import decode_boxes
+from edge_detector.postprocess.boxes import decode_boxes, decode_corners
 from edge_detector.postprocess.nms import suppress
 from edge_detector.postprocess.scores import ScoreFilter
 from edge_detector.quantization import QuantizedTensor, RawOutputs
@@ -85,7 +85,8 @@ class SsdDecoder:
         if len(confidence) == 0:
             return Detections.empty()
         best_first = np.argsort(-confidence, kind="stable")
-        boxes = decode_boxes(encodings[best_first], anchors[best_first], self._outputs.box_coder) * self._canvas
+        decode = decode_corners if self._outputs.box_coding == "corners" else decode_boxes
+        boxes = decode(encodings[best_first], anchors[best_first], self._outputs.box_coder) * self._canvas
         clipped = np.clip(boxes, 0, self._canvas)
         visible = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
         best_first = best_first[visible]

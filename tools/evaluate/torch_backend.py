@@ -15,7 +15,7 @@ from edge_detector.manifest import LevelOutputs, ModelManifest, NmsSpec, SsdRawO
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
 from tools.network.architecture import Architecture
 from tools.network.manifest import anchor_spec, input_spec
-from tools.network.torch_model import SsdResNetFpn, flatten_levels
+from tools.network.torch_model import SsdResNetFpn, flatten_levels, load_torch
 from tools.network.weights import load_weights
 
 _OUTPUTS = LevelOutputs(class_logits="class_logits", box_encodings="box_encodings")
@@ -60,25 +60,15 @@ def load_torch_model(
         torch.set_num_threads(threads)
     arch, arrays, labels = load_weights(weights)
     arch = dataclasses.replace(arch, input_side=side or arch.input_side)
-    model = SsdResNetFpn(arch)
     try:
-        faults = model.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()}, strict=False)
-        missing = [name for name in faults.missing_keys if not name.endswith("num_batches_tracked")]
-        if missing or faults.unexpected_keys:
-            raise RuntimeError(f"missing {missing[:3]}, unexpected {faults.unexpected_keys[:3]}")
-    except RuntimeError as error:
-        raise ModelError(
-            f"{weights}: tensors and stated architecture differ; train or convert it anew: {error}"
-        ) from error
+        model = load_torch(arch, arrays)
+    except ModelError as error:
+        raise ModelError(f"{weights}: {error}") from error
     return describe(arch, labels, weights.stem), TorchBackend(model)
 
 
 def describe(arch: Architecture, labels: tuple[str, ...], name: str) -> ModelManifest:
-    """Return the manifest of a network that is run as it was trained.
-
-    Raises:
-        ModelError: its anchors or box coder are not those of the TF Object Detection API.
-    """
+    """Return the manifest of a network that is run as it was trained."""
     return ModelManifest(
         name=name,
         input=input_spec(arch),
@@ -86,6 +76,7 @@ def describe(arch: Architecture, labels: tuple[str, ...], name: str) -> ModelMan
             levels=(_OUTPUTS,),
             anchors=anchor_spec(arch),
             box_coder=arch.box_coder.scales,
+            box_coding=arch.box_coder.coding,
             background=arch.background,
         ),
         nms=NmsSpec(),

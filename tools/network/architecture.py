@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+GROUPS = 32  # of GroupNorm, as in torchvision
+
 Padding = Literal["same", "symmetric"]
 Activation = Literal["relu", "relu6", "none"]
 
@@ -108,6 +110,11 @@ class Architecture:
         """Class outputs per anchor, background included."""
         return self.num_classes + self.background
 
+    def epsilon(self, layer: str) -> float:
+        """Return the epsilon of the norm behind the convolution `layer`."""
+        part = layer.partition(".")[0]
+        return {"backbone": self.backbone_epsilon, "fpn": self.fpn_epsilon}.get(part, self.head_epsilon)
+
     def level_sides(self) -> tuple[int, ...]:
         """Sides of the feature maps P3..P7 in cells."""
         return tuple(-(-self.input_side // 2**level) for level in range(3, 8))
@@ -171,6 +178,34 @@ def torchvision_v1(**changes: Any) -> Architecture:
         "head_norm": "none",
         "anchors": AnchorStyle("torchvision", aspect_ratios=(2.0, 1.0, 0.5), scales_per_octave=3),
         "box_coder": BoxCoder("center_size", "xy", (1.0, 1.0, 1.0, 1.0)),
+    }
+    return Architecture(**settings | changes)
+
+
+def torchvision_v2(**changes: Any) -> Architecture:
+    """Return torchvision's retinanet_resnet50_fpn_v2."""
+    settings: dict[str, Any] = {
+        "backbone_epsilon": 1e-5,
+        "coarse_input": "c5",
+        "head_norm": "group",
+        "head_epsilon": 1e-5,
+    }
+    return torchvision_v1(**settings | changes)
+
+
+def keras_retinanet(**changes: Any) -> Architecture:
+    """Return fizyr's keras-retinanet with ResNet50."""
+    settings: dict[str, Any] = {
+        "num_classes": 80,
+        "backbone_epsilon": 1e-5,
+        "pool_padding": "same",
+        "fpn_norm": False,
+        "fpn_activation": "none",
+        "coarse_input": "c5",
+        "coarse_relu_between": True,
+        "head_norm": "none",
+        "anchors": AnchorStyle("keras_retinanet", aspect_ratios=(2.0, 1.0, 0.5), scales_per_octave=3),
+        "box_coder": BoxCoder("corners", "xy", (5.0, 5.0, 5.0, 5.0)),
     }
     return Architecture(**settings | changes)
 

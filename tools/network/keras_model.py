@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from edge_detector.errors import ModelError
-from tools.network.architecture import Activation, Architecture, Padding
+from tools.network.architecture import GROUPS, Activation, Architecture, Padding
 from tools.network.weights import Weights
 
 LEVELS = range(3, 8)
@@ -30,35 +30,64 @@ class _UpsampleNearest(keras.layers.Layer):
         return shape[0], 2 * shape[1], 2 * shape[2], shape[3]
 
 
-def build_keras(arch: Architecture, weights: Weights) -> keras.Model:
-    """Return the network as a functional model with static shapes.
+class _GroupNorm(keras.layers.Layer):
+    """GroupNorm in operators that TensorFlow Lite has, none above four dimensions."""
 
-    Input: (1, S, S, 3) float32, RGB 0..255. Outputs, by name: `class_logits_p3`..`p7` (1, H, W, A * classes) and
-    `box_encodings_p3`..`p7` (1, H, W, A * 4), anchor-major. A background slot of the weights is left out.
+    def __init__(self, groups: int, epsilon: float, name: str) -> None:
+        super().__init__(name=name)
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, shape: tuple[int, int, int, int]) -> None:
+        """Add scale and offset per channel."""
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+        self.offset = self.add_weight(shape=(shape[-1],), name="offset")
+
+    def call(self, x: Any) -> Any:
+        """Return (1, H, W, C)."""
+        _, height, width, channels = x.shape
+        grouped = tf.reshape(x, [1, height * width, self.groups, channels // self.groups])
+        deviation = grouped - tf.reduce_mean(grouped, [1, 3], keepdims=True)
+        variance = tf.reduce_mean(deviation * deviation, [1, 3], keepdims=True)
+        normalized = tf.reshape(deviation * tf.math.rsqrt(variance + self.epsilon), [1, height, width, channels])
+        return normalized * self.scale + self.offset
+
+    def compute_output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Return the shape of the result."""
+        return shape
+
+
+def build_keras(arch: Architecture, weights: Weights, input_wh: tuple[int, int] | None = None) -> keras.Model:
+    """Return the network as a functional model with static shapes; `input_wh` replaces the architecture's square.
+
+    Input: (1, height, width, 3) float32, RGB 0..255. Outputs, by name: `class_logits_p3`..`p7`
+    (1, H, W, A * classes) and `box_encodings_p3`..`p7` (1, H, W, A * 4), anchor-major. A background
+    slot of the weights is left out.
 
     Raises:
         ModelError: weights are missing, left over, or of another shape than `arch` says.
     """
-    if arch.input_side % 32:
-        raise ModelError(f"input side {arch.input_side} is not a multiple of 32")
+    width, height = input_wh or (arch.input_side, arch.input_side)
+    if width % 32 or height % 32:
+        raise ModelError(f"input {width}x{height}: both sides have to be multiples of 32; give another input size")
     try:
-        return _Builder(arch, weights).build()
+        return _Builder(arch, weights, (height, width)).build()
     except (KeyError, ValueError) as error:
         raise ModelError(
-            f"the weights do not fit their architecture: {error}; give a file that tools/train wrote"
+            f"the weights do not fit their architecture: {error}; give the file as it was saved"
         ) from error
 
 
 class _Builder:
-    def __init__(self, arch: Architecture, weights: Weights) -> None:
+    def __init__(self, arch: Architecture, weights: Weights, input_hw: tuple[int, int]) -> None:
         self.arch = arch
+        self.input_hw = input_hw
         self.weights = weights
         self.unused = set(weights)
         self.layers: dict[tuple[str, str], Any] = {}
 
     def build(self) -> keras.Model:
-        side = self.arch.input_side
-        images = keras.Input((side, side, 3), batch_size=1, dtype="float32", name="images")
+        images = keras.Input((*self.input_hw, 3), batch_size=1, dtype="float32", name="images")
         maps = self.fpn(self.backbone(self.normalize(images)))
         class_maps = self.head("class_head", maps)
         box_maps = self.head("box_head", maps)
@@ -113,7 +142,8 @@ class _Builder:
             carried = smooth if arch.carry_smoothed else merged
             maps.insert(0, smooth)
         for level in (6, 7):
-            x = _activate(maps[-1], "relu") if level == 7 and arch.coarse_relu_between else maps[-1]
+            x = features[2] if level == 6 and arch.coarse_input == "c5" else maps[-1]
+            x = _activate(x, "relu") if level == 7 and arch.coarse_relu_between else x
             name = f"fpn.coarse{level}"
             maps.append(self.conv(x, name, stride=2, padding=arch.coarse_padding, activation=arch.fpn_activation))
         return maps
@@ -126,6 +156,9 @@ class _Builder:
                 f"{name}.norms{layer}.{index}" if self.arch.head_norm == "per_level" else f"{conv}.norm"
                 for index in range(len(maps))
             ]
+            if self.arch.head_norm == "group":
+                maps = [_activate(self.group_norm(self.conv(x, conv, norm=""), conv), activation) for x in maps]
+                continue
             maps = [self.conv(x, conv, norm=norm, activation=activation) for x, norm in zip(maps, norms, strict=True)]
         return [self.conv(x, f"{name}.output") for x in maps]
 
@@ -140,7 +173,7 @@ class _Builder:
         norm: str | None = None,
     ) -> Any:
         """Return activation(norm(conv(x))) with the weights `name`; the same name and norm is the same layer."""
-        key = name, norm or f"{name}.norm"
+        key = name, f"{name}.norm" if norm is None else norm
         kernel_side = self.weights[f"{name}.conv.weight"].shape[-1]
         x, keras_padding = _pad(x, kernel_side, stride, padding)
         if key not in self.layers:
@@ -151,10 +184,20 @@ class _Builder:
                 stride,
                 keras_padding,
                 activation=_NAMES[activation],
-                name=key[1].removesuffix(".norm"),
+                name=key[1].removesuffix(".norm") or name,
             )
             layer.build(x.shape)
             layer.set_weights([kernel, bias])
+            self.layers[key] = layer
+        return self.layers[key](x)
+
+    def group_norm(self, x: Any, name: str) -> Any:
+        """Return x (1, H, W, C) normalized over groups of channels, with weights shared by all levels."""
+        key = name, "group"
+        if key not in self.layers:
+            layer = _GroupNorm(GROUPS, self.arch.head_epsilon, name=f"{name}.norm")
+            layer.build(x.shape)
+            layer.set_weights([self.take(f"{name}.norm.weight"), self.take(f"{name}.norm.bias")])
             self.layers[key] = layer
         return self.layers[key](x)
 
@@ -162,9 +205,10 @@ class _Builder:
         """Return kernel (HWIO) and bias of a convolution with its BatchNorm, if it has one, folded in."""
         kernel = self.take(f"{name}.conv.weight").transpose(2, 3, 1, 0)
         if f"{norm}.weight" in self.weights:
-            epsilon = self.arch.backbone_epsilon if name.startswith("backbone") else self.arch.head_epsilon
-            scale = self.take(f"{norm}.weight") / np.sqrt(self.take(f"{norm}.running_var") + epsilon)
+            scale = self.take(f"{norm}.weight") / np.sqrt(self.take(f"{norm}.running_var") + self.arch.epsilon(name))
             return kernel * scale, self.take(f"{norm}.bias") - self.take(f"{norm}.running_mean") * scale
+        if norm == "":
+            return kernel, np.zeros(kernel.shape[-1])
         bias = self.take(f"{name}.conv.bias")
         if name == "class_head.output" and self.arch.background:
             slot = np.arange(len(bias)) % self.arch.class_slots
@@ -185,9 +229,8 @@ def _activate(x: Any, activation: Activation) -> Any:
 
 def _pad(x: Any, kernel: int, stride: int, padding: Padding) -> tuple[Any, str]:
     """Return x, zero-padded where TensorFlow's SAME is not what `padding` wants, and the padding for the layer."""
-    side = x.shape[1]
-    total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
     symmetric = kernel // 2
-    if padding == "same" or kernel == 1 or (total // 2, total - total // 2) == (symmetric, symmetric):
+    totals = [max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in x.shape[1:3]]
+    if padding == "same" or kernel == 1 or all(total == 2 * symmetric for total in totals):
         return x, "same"
     return keras.layers.ZeroPadding2D(symmetric)(x), "valid"

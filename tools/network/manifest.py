@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edge_detector.errors import ModelError
 from edge_detector.manifest import AnchorSpec, InputSpec
 from tools.network.architecture import Architecture
 
@@ -14,17 +13,9 @@ def input_spec(arch: Architecture) -> InputSpec:
 
 
 def anchor_spec(arch: Architecture) -> AnchorSpec:
-    """Return the settings of the OD API's anchor generator.
-
-    Raises:
-        ModelError: the runtime cannot decode this kind of anchors or box codes.
-    """
-    if arch.anchors.style != "multiscale_grid" or arch.box_coder.order != "yx":
-        raise ModelError(
-            f"{arch.anchors.style} anchors with {arch.box_coder.order} box codes are not decoded by this runtime; "
-            "give a network with those of the TF Object Detection API"
-        )
+    """Return the settings of the anchor generator; `importers.canonical` brings box codes into the runtime's order."""
     return AnchorSpec(
+        generator=arch.anchors.style,
         anchor_scale=arch.anchors.anchor_scale,
         aspect_ratios=arch.anchors.aspect_ratios,
         scales_per_octave=arch.anchors.scales_per_octave,

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from tools.network.architecture import Activation, Architecture, Padding
+from edge_detector.errors import ModelError
+from tools.network.architecture import GROUPS, Activation, Architecture, Padding
+from tools.network.weights import Weights
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -51,7 +53,9 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, bias=epsilon is None)
-        self.norm = None if epsilon is None else nn.BatchNorm2d(channels_out, eps=epsilon, momentum=0.03)
+        self.norm: nn.BatchNorm2d | nn.GroupNorm | None = None
+        if epsilon is not None:
+            self.norm = nn.BatchNorm2d(channels_out, eps=epsilon, momentum=0.03)
         self.padding: Padding = padding
         self.activation: Activation = activation
 
@@ -60,7 +64,7 @@ class ConvNorm(nn.Module):
         conv, norm = self.conv, self.norm
         if conv.kernel_size[0] > 1:
             x = pad_for(x, conv.kernel_size[0], conv.stride[0], self.padding)
-        if norm is None or norm.training:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.training:
             return conv(x)
         return fold_and_convolve(x, conv, norm)
 
@@ -148,17 +152,19 @@ class Fpn(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         out = arch.fpn_channels
-        epsilon = arch.head_epsilon if arch.fpn_norm else None
+        epsilon = arch.fpn_epsilon if arch.fpn_norm else None
         self.carry_smoothed = arch.carry_smoothed
         self.relu_between = arch.coarse_relu_between
+        self.coarse_input = arch.coarse_input
         for level in (3, 4, 5):
             setattr(self, f"lateral{level}", ConvNorm(arch.base_width * 2 ** (level - 2) * 4, out))
             if level < 5 or arch.smooth_top:
                 smooth = ConvNorm(out, out, 3, epsilon=epsilon, activation=arch.fpn_activation)
                 setattr(self, f"smooth{level}", smooth)
         for level in (6, 7):
+            source = 8 * arch.base_width * 4 if level == 6 and arch.coarse_input == "c5" else out
             coarse = ConvNorm(
-                out, out, 3, 2, epsilon=epsilon, activation=arch.fpn_activation, padding=arch.coarse_padding
+                source, out, 3, 2, epsilon=epsilon, activation=arch.fpn_activation, padding=arch.coarse_padding
             )
             setattr(self, f"coarse{level}", coarse)
 
@@ -173,7 +179,7 @@ class Fpn(nn.Module):
             smooth = getattr(self, f"smooth{level}")(merged)
             carried = smooth if self.carry_smoothed else merged
             maps.insert(0, smooth)
-        p6 = self.coarse6(p5)
+        p6 = self.coarse6(p5 if self.coarse_input == "p5" else features[2])
         return [*maps, p6, self.coarse7(F.relu(p6) if self.relu_between else p6)]
 
 
@@ -192,6 +198,9 @@ class Head(nn.Module):
                 conv.conv.bias = None
                 norms = [nn.BatchNorm2d(arch.head_channels, eps=arch.head_epsilon, momentum=0.03) for _ in range(5)]
                 setattr(self, f"norms{layer}", nn.ModuleList(norms))
+            elif arch.head_norm == "group":
+                conv.conv.bias = None
+                conv.norm = nn.GroupNorm(GROUPS, arch.head_channels, arch.head_epsilon)
             setattr(self, f"conv{layer}", conv)
             channels = arch.head_channels
         self.depth = arch.head_depth
@@ -205,6 +214,8 @@ class Head(nn.Module):
             maps = [conv.linear(x) for x in maps]
             if self.norm_kind == "per_level":
                 maps = [norm(x) for norm, x in zip(getattr(self, f"norms{layer}"), maps, strict=True)]
+            elif isinstance(conv.norm, nn.GroupNorm):
+                maps = [conv.norm(x) for x in maps]
             elif conv.norm is not None and conv.norm.training:
                 maps = normalize_jointly(maps, conv.norm)
             maps = [activate(x, self.activation) for x in maps]
@@ -255,6 +266,23 @@ class SsdResNetFpn(nn.Module):
         """Return class logits [(N, A*C, H, W)] and box encodings [(N, A*4, H, W)] for P3..P7."""
         maps = self.fpn(self.backbone((images - self.mean) / self.std))
         return self.class_head(maps), self.box_head(maps)
+
+
+def load_torch(arch: Architecture, weights: Weights) -> SsdResNetFpn:
+    """Return the network with these weights, in eval mode.
+
+    Raises:
+        ModelError: tensors are missing, left over, or of another shape than `arch` says.
+    """
+    model = SsdResNetFpn(arch)
+    try:
+        faults = model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()}, strict=False)
+        missing = [name for name in faults.missing_keys if not name.endswith("num_batches_tracked")]
+        if missing or faults.unexpected_keys:
+            raise RuntimeError(f"missing {missing[:3]}, unexpected {faults.unexpected_keys[:3]}")
+    except RuntimeError as error:
+        raise ModelError(f"tensors and stated architecture differ; train or convert it anew: {error}") from error
+    return model.eval()
 
 
 def flatten_levels(maps: Sequence[Tensor], last: int) -> Tensor:

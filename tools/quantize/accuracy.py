@@ -17,7 +17,7 @@ from tools.quantize.findings import Scores
 
 _THRESHOLD = 0.01
 
-Progress = Callable[[Iterable[Picture], str], Iterable[Picture]]
+Progress = Callable[[tuple[Picture, ...], str], Iterable[Picture]]
 
 
 def measure(path: Path, float_model: bytes, annotations: Annotations, progress: Progress) -> Scores:

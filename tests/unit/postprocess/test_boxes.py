@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_detector.postprocess.boxes import decode_boxes, pairwise_iou
+from edge_detector.postprocess.boxes import decode_boxes, decode_corners, pairwise_iou
 
 FLOATS = st.floats(-6, 6, width=32)
 CORNERS = st.tuples(*[st.integers(-20, 20)] * 2, *[st.integers(0, 20)] * 2).map(
@@ -39,6 +39,20 @@ def test_box_coder_equals_its_formula(encoding: tuple[float, float, float, float
     y, x, h, w = ty / 10 * ha + ya, tx / 10 * wa + xa, math.exp(th / 5) * ha, math.exp(tw / 5) * wa
     boxes = decode_boxes(np.array([encoding], np.float32), np.array([[ya, xa, ha, wa]], np.float32), (10, 10, 5, 5))
     np.testing.assert_allclose(boxes, [[x - w / 2, y - h / 2, x + w / 2, y + h / 2]], rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.tuples(FLOATS, FLOATS, FLOATS, FLOATS))
+def test_corner_coding_equals_its_formula(encoding: tuple[float, float, float, float]) -> None:
+    ya, xa, ha, wa = 0.25, 0.5, 0.125, 0.75
+    y1, x1, y2, x2 = (
+        ya - ha / 2 + encoding[0] * 0.2 * ha,
+        xa - wa / 2 + encoding[1] * 0.2 * wa,
+        ya + ha / 2 + encoding[2] * 0.2 * ha,
+        xa + wa / 2 + encoding[3] * 0.2 * wa,
+    )
+    boxes = decode_corners(np.array([encoding], np.float32), np.array([[ya, xa, ha, wa]], np.float32), (5, 5, 5, 5))
+    np.testing.assert_allclose(boxes, [[x1, y1, x2, y2]], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")

@@ -11,16 +11,31 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'edge-de
 pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'edge-detector[convert]'")
 
 from edge_detector.errors import ModelError
-from tools.network.architecture import Architecture, odapi_tf1, odapi_tf2, slim, torchvision_v1
+from tools.network.architecture import (
+    Architecture,
+    keras_retinanet,
+    odapi_tf1,
+    odapi_tf2,
+    slim,
+    torchvision_v1,
+    torchvision_v2,
+)
 from tools.network.keras_model import LEVELS, build_keras
-from tools.network.torch_model import SsdResNetFpn
+from tools.network.torch_model import SsdResNetFpn, load_torch
 from tools.network.weights import Weights
 
-PRESETS: tuple[Callable[..., Architecture], ...] = (odapi_tf2, odapi_tf1, torchvision_v1, slim)
+PRESETS: tuple[Callable[..., Architecture], ...] = (
+    odapi_tf2,
+    odapi_tf1,
+    torchvision_v1,
+    torchvision_v2,
+    keras_retinanet,
+    slim,
+)
 
 
 def small(preset: Callable[..., Architecture], side: int) -> Architecture:
-    return preset(input_side=side, base_width=8, blocks=(1, 2, 1, 1), fpn_channels=16, head_channels=12, num_classes=5)
+    return preset(input_side=side, base_width=8, blocks=(1, 2, 1, 1), fpn_channels=16, head_channels=32, num_classes=5)
 
 
 def random_model(arch: Architecture, seed: int = 0) -> Any:
@@ -37,6 +52,9 @@ def random_model(arch: Architecture, seed: int = 0) -> Any:
             module.bias.data = normal(module.bias, 0.2)
             module.running_mean.copy_(normal(module.running_mean, 0.2))
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+        elif isinstance(module, torch.nn.GroupNorm):
+            module.weight.data = torch.rand(module.num_channels, generator=generator) + 0.5
+            module.bias.data = normal(module.bias, 0.2)
         elif isinstance(module, torch.nn.Conv2d):
             module.weight.data = normal(module.weight, (1.5 / module.weight[0].numel()) ** 0.5)
             if module.bias is not None:
@@ -48,15 +66,16 @@ def weights_of(model: Any) -> Weights:
     return {name: value.numpy() for name, value in model.state_dict().items() if "num_batches" not in name}
 
 
-@pytest.mark.parametrize("side", [160, 320])  # sides of P6 and P7: 3 and 2, 5 and 3
+# Sides of P6 and P7: 3 and 2, 5 and 3; odd and even apart in the third.
+@pytest.mark.parametrize("input_wh", [(160, 160), (320, 320), (224, 160)], ids=str)
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.__name__)
-def test_keras_and_torch_builds_agree(preset: Callable[..., Architecture], side: int) -> None:
-    arch = small(preset, side)
+def test_keras_and_torch_builds_agree(preset: Callable[..., Architecture], input_wh: tuple[int, int]) -> None:
+    arch = small(preset, 160)
     model = random_model(arch)
-    image = np.random.default_rng(1).integers(0, 256, (1, side, side, 3)).astype(np.float32)
+    image = np.random.default_rng(1).integers(0, 256, (1, *input_wh[::-1], 3)).astype(np.float32)
     with torch.no_grad():
-        class_maps, box_maps = model(torch.from_numpy(image).permute(0, 3, 1, 2))
-    outputs = build_keras(arch, weights_of(model))(image)
+        class_maps, box_maps = load_torch(arch, weights_of(model))(torch.from_numpy(image).permute(0, 3, 1, 2))
+    outputs = build_keras(arch, weights_of(model), input_wh)(image)
 
     for level, class_map, box_map in zip(LEVELS, class_maps, box_maps, strict=True):
         logits = class_map.permute(0, 2, 3, 1).numpy()
@@ -94,3 +113,15 @@ def test_weights_of_another_width_are_a_model_error() -> None:
     weights["fpn.lateral5.conv.weight"] = weights["fpn.lateral5.conv.weight"][:, :-1]
     with pytest.raises(ModelError, match="do not fit"):
         build_keras(small(slim, 160), weights)
+
+
+def test_a_canvas_that_the_pyramid_does_not_fit_is_a_model_error() -> None:
+    arch = small(slim, 160)
+    with pytest.raises(ModelError, match="input 160x100: both sides have to be multiples of 32"):
+        build_keras(arch, weights_of(random_model(arch)), (160, 100))
+
+
+def test_pytorch_refuses_weights_of_another_architecture() -> None:
+    weights = weights_of(random_model(small(slim, 160)))
+    with pytest.raises(ModelError, match="differ"):
+        load_torch(small(torchvision_v1, 160), weights)

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_detector.errors import ModelError
-from tools.network.architecture import AnchorStyle, Architecture, odapi_tf2, slim, torchvision_v1
+from tools.network.architecture import AnchorStyle, Architecture, keras_retinanet, odapi_tf2, slim, torchvision_v1
 from tools.network.manifest import anchor_spec, input_spec
 from tools.train.augment import FILL
 
@@ -25,8 +24,7 @@ def test_anchors_are_those_of_the_architecture() -> None:
     assert (spec.aspect_ratios, spec.scales_per_octave, spec.anchor_scale) == ((1.0, 3.0), 3, 2.0)
 
 
-def test_anchors_that_the_runtime_cannot_decode_are_refused() -> None:
-    with pytest.raises(ModelError, match="torchvision anchors"):
-        anchor_spec(torchvision_v1())
-    with pytest.raises(ModelError, match="xywh box codes"):
-        anchor_spec(slim(box_coder=torchvision_v1().box_coder))
+def test_anchors_of_other_families_keep_their_generator() -> None:
+    spec = anchor_spec(torchvision_v1())
+    assert (spec.generator, spec.aspect_ratios, spec.scales_per_octave) == ("torchvision", (2.0, 1.0, 0.5), 3)
+    assert anchor_spec(keras_retinanet()).generator == "keras_retinanet"

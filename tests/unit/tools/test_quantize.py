@@ -23,7 +23,7 @@ from edge_detector.backends.tflite import TfliteBackend
 from edge_detector.errors import ConfigError, ModelError
 from edge_detector.flatbuffer import Table
 from edge_detector.loader import load_manifest, load_model
-from tools.network.architecture import Architecture, slim, torchvision_v1
+from tools.network.architecture import Architecture, slim
 from tools.network.torch_model import SsdResNetFpn
 from tools.network.weights import save_weights, sha256_of
 from tools.quantize.calibrate import Histogram, choose_photos
@@ -226,13 +226,6 @@ def test_an_error_is_the_last_line_and_shown_as_it_is(workplace: Workplace) -> N
     assert result.returncode == ConfigError.exit_code
     last = result.stderr.splitlines()[-1]  # TensorFlow may have its say before
     assert last == f"quantize: error: --output {folder}/model.tflite: no such folder; make it first"
-
-
-def test_a_network_that_the_runtime_cannot_decode_is_refused(workplace: Workplace, tmp_path: Path) -> None:
-    arch = torchvision_v1(input_side=160, base_width=8, blocks=(1, 1, 1, 1), fpn_channels=16, head_channels=16)
-    save_weights(tmp_path / "other.safetensors", arch, random_weights(arch), tuple(map(str, range(90))))
-    with pytest.raises(ModelError, match="torchvision anchors"):
-        Workplace(tmp_path / "other.safetensors", workplace.photos, tmp_path).run(tmp_path / "model.tflite")
 
 
 def test_finishing_a_model_twice_changes_nothing() -> None:
