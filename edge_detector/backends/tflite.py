@@ -23,7 +23,7 @@ from edge_detector.tflite_schema import read_tflite
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = (np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8))
+_DTYPES = tuple(np.dtype(kind) for kind in (np.float32, np.int8, np.uint8, np.int16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def _params(details: Mapping[str, Any], title: str) -> QuantizationParams | None
     if dtype not in _DTYPES or (dtype != np.float32 and not scale > 0):
         raise ModelError(
             f"{title}: tensor {details['name']} is {dtype} with scale {scale}; "
-            "float32, or int8 and uint8 with a scale, are needed"
+            "float32, or int8, uint8 and int16 with a scale, are needed"
         )
     return None if dtype == np.float32 else QuantizationParams(float(scale), int(zero_point), dtype)
 

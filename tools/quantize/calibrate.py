@@ -100,12 +100,7 @@ def collect(
     Raises:
         ModelError: no photo could be read, or an activation is not finite.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Warning: Enabling `experimental_preserve_all_tensors`")
-        interpreter = Interpreter(
-            model_content=float_model, num_threads=num_threads, experimental_preserve_all_tensors=True
-        )
-    interpreter.allocate_tensors()
+    interpreter = open_for_inspection(float_model, num_threads)
     (source,) = interpreter.get_input_details()
     observed = activations(float_model)
     histograms = {name: Histogram() for name in observed.values()}
@@ -119,6 +114,17 @@ def collect(
     if count == 0:
         raise ModelError("no calibration photo could be read; give JPEG or PNG files that can be opened")
     return histograms
+
+
+def open_for_inspection(content: bytes, num_threads: int) -> Interpreter:
+    """Return an interpreter that keeps all activations to be read after a run."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: Enabling `experimental_preserve_all_tensors`")
+        interpreter = Interpreter(
+            model_content=content, num_threads=num_threads, experimental_preserve_all_tensors=True
+        )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def _spread(paths: list[Path], count: int) -> list[Path]:

@@ -198,7 +198,9 @@ def _quantize(
     shown = progress.track(read_photos(photo_files), "calibrating", len(photo_files))
     histograms = collect(model.content, shown, spec, default_threads())
     with progress.stage("quantizing"):
-        ranges = activation_ranges(histograms, spec, model.outputs, options.ranges, options.percentile)
+        ranges = activation_ranges(
+            histograms, spec, model.outputs, options.ranges, options.percentile, options.precision
+        )
         content = quantize(model.content, ranges, options.precision)
     tensors = [prepare(photo, Normalizer(spec, None))[0] for photo in photos[:_LAYER_PHOTOS]]
     with progress.stage("finding the worst layers"):

@@ -100,14 +100,17 @@ class LayerError:
         name: of the tensor, as in the float model.
         operator: that computes it, such as "CONV_2D".
         snr_db: signal to noise ratio in dB, noise accumulated from the input on.
-        added_noise: noise power that this operator adds, as a share of the signal's power: noise to signal ratio of
-            the output minus the greatest one among the inputs, at least 0.
+        added_noise: noise power that this operator adds to what its inputs brought, as a share of the signal's power:
+            its output against that of the float operator on the same inputs.
+        rounding_noise: the part of it that rounding and clipping of the output makes; far less than `added_noise`
+            where the weights are what is badly represented.
     """
 
     name: str
     operator: str
     snr_db: float
     added_noise: float
+    rounding_noise: float = 0.0
 
 
 @dataclass(frozen=True)

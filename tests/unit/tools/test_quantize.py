@@ -181,7 +181,7 @@ def test_another_input_size_and_float32(workplace: Workplace, tmp_path: Path) ->
 
 def destroyed(*arguments: Any) -> dict[str, tuple[float, float]]:
     """Return ranges a hundred times too narrow."""
-    from tools.quantize.int8 import activation_ranges
+    from tools.quantize.precision import activation_ranges
 
     return {name: (low / 100, high / 100) for name, (low, high) in activation_ranges(*arguments).items()}
 
