@@ -10,19 +10,41 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edge_detector.errors import ModelError
 
-# Versions that tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc gives to the float and the int8 form.
+# Versions that tensorflow/compiler/mlir/lite/tools/versioning/op_version.cc gives to the int8 and the 16-bit form.
+# An operator that is missing here, or computes real numbers, keeps the version that its converter gave it.
 _OP_VERSIONS = {
-    "ADD": (1, 2),
-    "CONV_2D": (1, 3),
-    "DEPTHWISE_CONV_2D": (1, 3),
-    "MAX_POOL_2D": (1, 2),
-    "PAD": (1, 2),
-    "RELU": (1, 2),
-    "RELU6": (1, 2),
-    "RESIZE_NEAREST_NEIGHBOR": (1, 2),
+    "ADD": (2, 3),
+    "AVERAGE_POOL_2D": (2, 3),
+    "CONCATENATION": (2, 3),
+    "CONV_2D": (3, 4),
+    "DEPTHWISE_CONV_2D": (3, 5),
+    "DEQUANTIZE": (2, 3),
+    "FULLY_CONNECTED": (4, 7),
+    "LEAKY_RELU": (2, 2),
+    "LOGISTIC": (2, 3),
+    "MAX_POOL_2D": (2, 3),
+    "MAXIMUM": (2, 4),
+    "MEAN": (2, 3),
+    "MINIMUM": (2, 4),
+    "MUL": (2, 4),
+    "PACK": (2, 3),
+    "PAD": (2, 3),
+    "PADV2": (2, 3),
+    "QUANTIZE": (1, 2),
+    "RELU": (2, 3),
+    "RELU6": (2, 3),
+    "RESIZE_BILINEAR": (2, 4),
+    "RESIZE_NEAREST_NEIGHBOR": (2, 4),
+    "SOFTMAX": (2, 3),
+    "SPLIT": (2, 4),
+    "SQUARED_DIFFERENCE": (2, 2),
+    "STRIDED_SLICE": (2, 4),
+    "SUB": (2, 5),
+    "TANH": (2, 3),
+    "TRANSPOSE": (2, 4),
 }
 _OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-_INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT32)
+_INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT16, schema.TensorType.INT32, schema.TensorType.INT64)
 
 
 class _AlignedBuffer(schema.BufferT):
@@ -38,21 +60,31 @@ def finish(content: bytes) -> bytes:
     """Return the model `content` in its final form; what it computes stays the same, bit by bit.
 
     Raises:
-        ModelError: it contains an operator that our networks do not have.
+        ModelError: it has several subgraphs.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))  # brings buffers inline
+    if len(model.subgraphs) != 1:
+        raise ModelError(f"the model has {len(model.subgraphs)} subgraphs; control flow is not supported")
     _share_equal_buffers(model)
-    integer = is_all_integer(model)
-    for code in model.operatorCodes:
-        name = _OP_NAMES[flatbuffer_utils.get_builtin_code_from_operator_code(code)]
-        if name not in _OP_VERSIONS:
-            raise ModelError(f"operator {name} appeared in the conversion; use the TensorFlow version of setup.cfg")
-        code.version = _OP_VERSIONS[name][integer]
     (graph,) = model.subgraphs
-    (signature,) = model.signatureDefs
-    for port in signature.outputs:
-        graph.tensors[port.tensorIndex].name = port.name
+    for operator in graph.operators:
+        _raise_version(model, graph, operator)
+    for signature in (model.signatureDefs or [])[:1]:
+        for port in signature.outputs:
+            graph.tensors[port.tensorIndex].name = port.name
     model.metadata, model.metadataBuffer = [], []  # the converter's own remarks, stale by now
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def with_metadata(content: bytes, name: str, metadata: bytes) -> bytes:
+    """Return a finished model with an entry of this name among its metadata, the only one."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    _share_equal_buffers(model)
+    buffer, entry = _AlignedBuffer(), schema.MetadataT()
+    buffer.data = np.frombuffer(metadata, np.uint8)
+    entry.name, entry.buffer = name.encode(), len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [entry]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
@@ -68,19 +100,35 @@ def is_all_integer(model: Any) -> bool:
     return all(tensor.type in _INTEGERS for graph in model.subgraphs for tensor in graph.tensors)
 
 
+def operator_name(model: Any, operator: Any) -> str:
+    """Return an operator's name in the schema, such as "CONV_2D", or that of a custom operator."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if code.customCode:
+        return str(code.customCode.decode())
+    return _OP_NAMES[flatbuffer_utils.get_builtin_code_from_operator_code(code)]
+
+
+def _raise_version(model: Any, graph: Any, operator: Any) -> None:
+    """Bring the operator's version up to what its integer form needs; the quantizer leaves that of the float form."""
+    versions = _OP_VERSIONS.get(operator_name(model, operator))
+    types = {graph.tensors[index].type for index in (*operator.inputs, *operator.outputs) if index >= 0}
+    wide = bool(types & {schema.TensorType.INT16, schema.TensorType.FLOAT16})
+    if versions is not None and (wide or schema.TensorType.INT8 in types):
+        code = model.operatorCodes[operator.opcodeIndex]
+        code.version = max(code.version, versions[wide])
+
+
 def _share_equal_buffers(model: Any) -> None:
-    places: dict[bytes, int] = {}
-    moved: list[int] = []
-    buffers: list[_AlignedBuffer] = []
-    for buffer in model.buffers:
-        key = b"" if buffer.data is None else bytes(buffer.data)
-        if key not in places:
-            places[key] = len(buffers)
-            aligned = _AlignedBuffer()
-            aligned.data = np.frombuffer(key, np.uint8) if key else None
-            buffers.append(aligned)
-        moved.append(places[key])
-    model.buffers = buffers
+    """Keep each content once, in aligned buffers; what no tensor refers to goes, but the empty buffer 0."""
+    places: dict[bytes, int] = {b"": 0}
+    buffers = [_AlignedBuffer()]
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            tensor.buffer = moved[tensor.buffer]
+            values = model.buffers[tensor.buffer].data
+            key = b"" if values is None else bytes(values)
+            if key not in places:
+                places[key] = len(buffers)
+                buffers.append(_AlignedBuffer())
+                buffers[-1].data = np.frombuffer(key, np.uint8)
+            tensor.buffer = places[key]
+    model.buffers = buffers
