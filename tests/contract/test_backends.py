@@ -1,4 +1,4 @@
-"""The contract of `Backend`, on every backend and on models with float, int8 and already decoded outputs."""
+"""The contract of `Backend`, on every backend and on models with float, int8, int16 and already decoded outputs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MODELS = {  # name -> number of outputs
     "od_api_tiny_int8": 4,
     "raw_heads": 2,
     "raw_heads_int8": 2,
+    "raw_heads_int16": 2,
     "detection_op": 4,
 }
 

@@ -96,12 +96,14 @@ class Parity:
 class LayerError:
     """How far one activation of the integer model is from the float one.
 
+    Noise is given as a share of the signal's power, 0..1, the mean of all channels.
+
     Attributes:
         name: of the tensor, as in the float model.
         operator: that computes it, such as "CONV_2D".
         snr_db: signal to noise ratio in dB, noise accumulated from the input on.
-        added_noise: noise power that this operator adds to what its inputs brought, as a share of the signal's power:
-            its output against that of the float operator on the same inputs.
+        added_noise: what this operator adds to what its inputs brought: its output against that of the float operator
+            on the same inputs.
         rounding_noise: the part of it that rounding and clipping of the output makes; far less than `added_noise`
             where the weights are what is badly represented.
     """

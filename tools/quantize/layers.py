@@ -36,9 +36,10 @@ def layer_errors(
 ) -> tuple[LayerError, ...]:
     """Run a float .tflite and its integer or mixed twin on input tensors (1, H, W, 3) of the float one.
 
-    A tensor's signal is its deviation from its mean: a constant carries none. The layer that adds most noise comes
-    first: its output is compared with that of the float operator on the very same inputs, so that noise from before,
-    which a layer may amplify, is not counted. XNNPACK computes the activations, as it will in use.
+    A signal is the deviation from a channel's mean: a constant carries none. All channels count alike: where one has
+    far greater values than the rest, the noise of the rest is what hurts. The layer that adds most noise comes first:
+    its output is compared with that of the float operator on the very same inputs, so that noise from before, which a
+    layer may amplify, is not counted. XNNPACK computes the activations, as it will in use.
 
     Raises:
         ModelError: the second model is not made from the first, or there are no tensors.
@@ -168,11 +169,11 @@ class _Activations:
 
 
 class _Sums:
-    """Powers of signal and noise of one activation, over all photos."""
+    """Powers of signal and noise of each channel of one activation, over all photos."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._total = self._power = self._noise = self._added = self._rounding = 0.0
+        self._total, self._power, self._noise, self._added, self._rounding = (np.zeros(1) for _ in range(5))
 
     def add(
         self,
@@ -181,19 +182,32 @@ class _Sums:
         twin: npt.NDArray[np.float32],
         params: QuantizationParams | None,
     ) -> None:
-        self.count += wanted.size
-        self._total += float(wanted.sum(dtype=np.float64))
-        self._power += _power(wanted)
-        self._noise += _power(got - wanted)
-        self._added += _power(got - twin)
+        self.count += wanted.size // wanted.shape[-1]
+        self._total = self._total + _by_channel(wanted).sum(axis=0, dtype=np.float64)
+        self._power = self._power + _power(wanted)
+        self._noise = self._noise + _power(got - wanted)
+        self._added = self._added + _power(got - twin)
         if params is not None:
-            self._rounding += _power(params.dequantize(params.quantize(twin)) - twin)
+            self._rounding = self._rounding + _power(params.dequantize(params.quantize(twin)) - twin)
 
     def error(self, step: Step) -> LayerError:
-        signal = max(self._power - self._total**2 / self.count, 1e-12 * self._power, 1e-30)
-        snr_db = float(10 * np.log10(signal / max(self._noise, 1e-20 * signal)))
-        return LayerError(step.name, step.operator, snr_db, self._added / signal, self._rounding / signal)
+        snr_db = float(-10 * np.log10(max(self._share(self._noise), 1e-20)))
+        return LayerError(step.name, step.operator, snr_db, self._share(self._added), self._share(self._rounding))
+
+    def _share(self, noise: npt.NDArray[np.float64]) -> float:
+        """Return noise as a share of the signal, 0..1; the mean of all channels, however weak.
+
+        A channel with next to no signal is taken for one with a thousandth of the median.
+        """
+        signal = np.maximum(self._power - self._total**2 / self.count, 0)
+        least = max(1e-3 * float(np.median(signal)), 1e-9 * float(self._power.max()), 1e-30)
+        return float(np.minimum(noise / np.maximum(signal, least), 1).mean())
 
 
-def _power(values: npt.NDArray[np.float32]) -> float:
-    return float(np.square(values, dtype=np.float64).sum())
+def _by_channel(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return values.reshape(-1, values.shape[-1])
+
+
+def _power(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    power: npt.NDArray[np.float64] = np.square(_by_channel(values), dtype=np.float64).sum(axis=0)
+    return power

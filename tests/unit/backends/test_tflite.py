@@ -16,13 +16,20 @@ def fixtures(repository: Path) -> Path:
     return repository / "tests" / "fixtures"
 
 
-def test_int8_outputs_stand_for_the_values_of_the_float_model(fixtures: Path) -> None:
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+def test_stored_outputs_stand_for_the_values_of_the_float_model(fixtures: Path, kind: str) -> None:
     tensor = np.full((1, 64, 64, 3), (0.9, 0.2, 0.5), np.float32)
+    backend = TfliteBackend(fixtures / f"raw_heads_{kind}.tflite", 1)
+    if backend.input_params is None:
+        stored = backend.infer(tensor)
+    else:
+        stored = backend.infer(backend.input_params.quantize(tensor))
+        tensor = backend.input_params.dequantize(backend.input_params.quantize(tensor))
+    assert (backend.input_params is None) == (kind == "int8")
     real = TfliteBackend(fixtures / "raw_heads.tflite", 1).infer(tensor)
-    stored = TfliteBackend(fixtures / "raw_heads_int8.tflite", 1).infer(tensor)
     for name in ("classes", "boxes"):
-        output = stored[f"{name}_int8"]
-        assert output.values.dtype == np.int8
+        output = stored[f"{name}_{kind}"]
+        assert output.values.dtype == kind
         assert output.params is not None
         np.testing.assert_allclose(output.dequantized(), real[name].values, atol=output.params.scale * 0.501)
 
