@@ -11,6 +11,7 @@ from typing import Any
 import flatbuffers
 
 from edge_detector.manifest import LABELS_FILE, ModelManifest, SsdRawOutputs
+from edge_detector.tflite_schema import read_tflite
 from tools.quantize.flatbuffer import with_metadata
 
 NAME = "TFLITE_METADATA"
@@ -22,10 +23,11 @@ Field = Callable[[flatbuffers.Builder, int], None]
 
 def with_tflite_metadata(content: bytes, manifest: ModelManifest) -> bytes:
     """Return the model, finished and without files behind it, with the metadata that `manifest` amounts to."""
-    return with_metadata(content, NAME, _metadata(manifest))
+    names = [output.name for output in read_tflite(content, manifest.name).outputs]
+    return with_metadata(content, NAME, _metadata(manifest, names))
 
 
-def _metadata(manifest: ModelManifest) -> bytes:
+def _metadata(manifest: ModelManifest, output_names: Sequence[str]) -> bytes:
     builder = flatbuffers.Builder(1024)
     image = _table(builder, _byte(_RGB), None)
     content = _table(builder, _byte(_IMAGE), _offset(image))
@@ -48,7 +50,7 @@ def _metadata(manifest: ModelManifest) -> bytes:
         _offset(_vector(builder, [unit])),
         _offset(stats),
     )
-    outputs = _vector(builder, _outputs(builder, manifest))
+    outputs = _vector(builder, _outputs(builder, manifest, output_names))
     graph = _table(builder, None, None, _offset(_vector(builder, [picture])), _offset(outputs))
     model = _table(
         builder,
@@ -68,19 +70,20 @@ def _metadata(manifest: ModelManifest) -> bytes:
     return bytes(builder.Output())
 
 
-def _outputs(builder: flatbuffers.Builder, manifest: ModelManifest) -> list[int]:
-    """Return a table per output, in the order of the manifest, which is that of the tensors' names."""
+def _outputs(builder: flatbuffers.Builder, manifest: ModelManifest, names: Sequence[str]) -> list[int]:
+    """Return a table per output, in the order `names` of the model."""
     outputs = manifest.outputs
     if isinstance(outputs, SsdRawOutputs):
-        pairs = [(level.class_logits, level.box_encodings) for level in outputs.levels]
-        described = {name: _AXIS_LABELS for name, _ in pairs} | {name: 0 for _, name in pairs}
+        kinds = {level.class_logits: _AXIS_LABELS for level in outputs.levels}
     else:
-        described = {outputs.boxes: 0, outputs.classes: _VALUE_LABELS, outputs.scores: 0, outputs.count: 0}
+        kinds = {outputs.classes: _VALUE_LABELS}
     tables = []
-    for name, kind in described.items():
+    for name in names:
         files = None
-        if kind:
-            file = _table(builder, _text(builder, LABELS_FILE), _text(builder, "Labels by class id"), _byte(kind))
+        if name in kinds:
+            file = _table(
+                builder, _text(builder, LABELS_FILE), _text(builder, "Labels by class id"), _byte(kinds[name])
+            )
             files = _offset(_vector(builder, [file]))
         tables.append(_table(builder, _text(builder, name), None, None, None, None, None, files))
     return tables
