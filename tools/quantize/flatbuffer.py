@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,43 @@ def activations(content: bytes) -> dict[int, str]:
 def is_all_integer(model: Any) -> bool:
     """Return whether no tensor of a parsed model holds real numbers."""
     return all(tensor.type in _INTEGERS for graph in model.subgraphs for tensor in graph.tensors)
+
+
+def set_outputs(model: Any, outputs: Mapping[str, int]) -> None:
+    """Make tensors the outputs of a parsed model, by name and in this order; what nothing needs any more goes."""
+    (graph,) = model.subgraphs
+    for name, tensor in outputs.items():
+        graph.tensors[tensor].name = name.encode()
+    graph.outputs = list(outputs.values())
+    for signature in model.signatureDefs or []:
+        signature.outputs = []
+        for name, tensor in outputs.items():
+            port = schema.TensorMapT()
+            port.name, port.tensorIndex = name.encode(), tensor
+            signature.outputs.append(port)
+    _prune(model, graph)
+
+
+def _prune(model: Any, graph: Any) -> None:
+    needed, operators = {*graph.outputs}, []
+    for operator in reversed(graph.operators):
+        if needed.intersection(operator.outputs):
+            needed.update(index for index in operator.inputs if index >= 0)
+            operators.insert(0, operator)
+    needed.update(index for operator in operators for index in operator.outputs)
+    kept = sorted(needed | {*graph.inputs})
+    place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    graph.tensors = [graph.tensors[index] for index in kept]
+    graph.operators = operators
+    for part in (graph, *operators):
+        part.inputs, part.outputs = [place[i] for i in part.inputs], [place[i] for i in part.outputs]
+    for signature in model.signatureDefs or []:
+        for port in (*signature.inputs, *signature.outputs):
+            port.tensorIndex = place[port.tensorIndex]
+    codes = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[code] for code in codes]
+    for operator in operators:
+        operator.opcodeIndex = codes.index(operator.opcodeIndex)
 
 
 def operator_name(model: Any, operator: Any) -> str:

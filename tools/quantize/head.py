@@ -14,7 +14,7 @@ from edge_detector.errors import ConfigError
 from edge_detector.manifest import DetectionOpOutputs, ModelManifest, SsdRawOutputs
 from edge_detector.postprocess.anchors import generate_anchors
 from edge_detector.tflite_schema import DETECTION_OP
-from tools.quantize.flatbuffer import finish
+from tools.quantize.flatbuffer import finish, set_outputs
 
 # The operator drops what lies below before NMS: with the 0.0 of the Object Detection API's exporter it would sort all
 # anchors of all classes for every picture.
@@ -49,7 +49,7 @@ def append_detection_op(content: bytes, manifest: ModelManifest) -> tuple[bytes,
     kept = manifest.nms.max_detections
     shapes = [(1, kept, 4), (1, kept), (1, kept), (1,)]
     found = writer.operator(DETECTION_OP, [boxes, scores, anchors], list(_OUTPUTS), shapes, _options(manifest, outputs))
-    writer.set_outputs(found)
+    set_outputs(model, dict(zip(_OUTPUTS, found, strict=True)))
     names = DetectionOpOutputs(boxes=_OUTPUTS[0], classes=_OUTPUTS[1], scores=_OUTPUTS[2], count=_OUTPUTS[3])
     return (
         finish(bytes(flatbuffer_utils.convert_object_to_bytearray(model))),
@@ -130,16 +130,6 @@ class _Writer:
             operator.builtinOptions = options
         self.graph.operators.append(operator)
         return list(operator.outputs)
-
-    def set_outputs(self, outputs: list[int]) -> None:
-        """Make these the outputs of graph and signature."""
-        self.graph.outputs = outputs
-        for signature in self.model.signatureDefs or []:
-            signature.outputs = []
-            for tensor in outputs:
-                port = schema.TensorMapT()
-                port.name, port.tensorIndex = self.graph.tensors[tensor].name, tensor
-                signature.outputs.append(port)
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int, buffer: int) -> int:
         tensor = schema.TensorT()
