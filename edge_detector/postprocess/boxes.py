@@ -45,7 +45,8 @@ def decode_corners(
     """
     center, size = anchors[:, :2], anchors[:, 2:]
     corners = np.concatenate([center - size / 2, center + size / 2], axis=1)
-    moved = corners + encodings / np.asarray(box_coder, np.float32) * np.concatenate([size, size], axis=1)
+    offsets = encodings / np.asarray(box_coder, np.float32) * np.concatenate([size, size], axis=1)
+    moved: npt.NDArray[np.float32] = corners + offsets
     return moved[:, [1, 0, 3, 2]]
 
 

@@ -68,6 +68,8 @@ def finish(content: bytes) -> bytes:
         raise ModelError(f"the model has {len(model.subgraphs)} subgraphs; control flow is not supported")
     _share_equal_buffers(model)
     (graph,) = model.subgraphs
+    for tensor in graph.tensors:
+        tensor.shapeSignature = None  # of the batch, which is 1: compilers for accelerators want static shapes
     for operator in graph.operators:
         _raise_version(model, graph, operator)
     for signature in (model.signatureDefs or [])[:1]:
@@ -117,7 +119,8 @@ def set_outputs(model: Any, outputs: Mapping[str, int]) -> None:
 
 
 def _prune(model: Any, graph: Any) -> None:
-    needed, operators = {*graph.outputs}, []
+    needed: set[int] = {*graph.outputs}
+    operators: list[Any] = []
     for operator in reversed(graph.operators):
         if needed.intersection(operator.outputs):
             needed.update(index for index in operator.inputs if index >= 0)

@@ -18,6 +18,7 @@ from edge_detector.quantization import QuantizationParams
 from tools.quantize.calibrate import open_for_inspection
 from tools.quantize.findings import LayerError
 
+CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
@@ -45,7 +46,7 @@ def layer_errors(
         ModelError: the second model is not made from the first, or there are no tensors.
     """
     float_steps = {step.name: step for step in read_steps(float_content)}
-    steps = [step for step in read_steps(content) if step.operator not in ("QUANTIZE", "DEQUANTIZE")]
+    steps = [step for step in read_steps(content) if step.operator not in CONVERSIONS]
     if [step.name for step in steps] != [*float_steps]:
         raise ModelError("the models have different layers; convert again from the float .tflite")
     twin_content, twins = _with_float_twins(float_content, content)
@@ -100,7 +101,7 @@ def _with_float_twins(float_content: bytes, content: bytes) -> tuple[bytes, dict
     dequantize.version = 3  # also takes int16
     model.operatorCodes += [*float_model.operatorCodes, dequantize]
     model.buffers += float_model.buffers
-    originals = {step.name: step for step in read_steps(content) if step.operator not in ("QUANTIZE", "DEQUANTIZE")}
+    originals = {step.name: step for step in read_steps(content) if step.operator not in CONVERSIONS}
 
     def add_tensor(source: Any, name: bytes, buffer: int) -> int:
         tensor = copy.copy(source)

@@ -14,15 +14,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from litert_quantizer.qtyping import TFLOperationName
 from litert_quantizer.recipe_manager import AlgorithmName, RecipeManager
 
 from edge_detector.backends.tflite import TfliteBackend
 from tools.quantize.findings import LayerError, MixedStep
-from tools.quantize.flatbuffer import finish
-from tools.quantize.layers import Step, read_steps
+from tools.quantize.flatbuffer import finish, set_outputs
+from tools.quantize.layers import CONVERSIONS, Step, read_steps
 from tools.quantize.precision import apply_recipe
 from tools.quantize.ranges import Range
 
@@ -62,23 +61,20 @@ def quantize_mixed(float_model: bytes, ranges: Mapping[str, Range], kept: Sequen
     for name in float_layers(read_steps(float_model), kept):
         scope = f"^{re.escape(name)};?$"  # the quantizer ends each name by a semicolon
         manager.add_quantization_config(scope, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    return _with_float_outputs(apply_recipe(float_model, ranges, manager.get_quantization_recipe()))
+    content = apply_recipe(float_model, ranges, manager.get_quantization_recipe())
+    return _with_outputs_as_computed(float_model, content)
 
 
-def _with_float_outputs(content: bytes) -> bytes:
-    """Return a model whose outputs are real numbers where float layers compute them: the quantizer rounds them all."""
+def _with_outputs_as_computed(float_model: bytes, content: bytes) -> bytes:
+    """Return a mixed model whose outputs are what its layers compute, float or int8.
+
+    litert-quantizer rounds a float output after all, and puts out an int8 one as float if a float layer reads it too.
+    """
+    computed = {step.name: step.output for step in read_steps(content) if step.operator not in CONVERSIONS}
+    (graph,) = flatbuffer_utils.read_model_from_bytearray(bytearray(float_model)).subgraphs
+    names = [graph.tensors[index].name.decode() for index in graph.outputs]
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
-    (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    sources = {step.output: step.inputs[0] for step in read_steps(content) if step.operator == "QUANTIZE"}
-    ends = {
-        index: source
-        for index, source in sources.items()
-        if index in graph.outputs and graph.tensors[source].type == schema.TensorType.FLOAT32
-    }
-    graph.operators = [operator for operator in graph.operators if operator.outputs[0] not in ends]
-    graph.outputs = [ends.get(index, index) for index in graph.outputs]
-    for port in signature.outputs:
-        port.tensorIndex = ends.get(port.tensorIndex, port.tensorIndex)
+    set_outputs(model, {name: computed[name] for name in names})
     return finish(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 _T = TypeVar("_T")
 
@@ -46,7 +46,7 @@ class StageProgress:
         return self.track(items, title, len(items))
 
     @contextlib.contextmanager
-    def _shown(self, title: str, total: int | None) -> Iterator[tuple[Progress, int]]:
+    def _shown(self, title: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
         columns = [SpinnerColumn(finished_text="✓"), TextColumn("{task.description}")]
         columns += [BarColumn(), MofNCompleteColumn()] if total is not None else []
         started_s = time.monotonic()

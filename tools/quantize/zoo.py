@@ -46,7 +46,8 @@ def saved_model_reference(
     def project(raw: Outputs) -> Outputs:
         logits = _joined(raw, [level.class_logits for level in outputs.levels], len(used))
         encodings = _joined(raw, [level.box_encodings for level in outputs.levels], 4)
-        return {"boxes": decode_boxes(encodings, anchors, outputs.box_coder), "scores": 1 / (1 + np.exp(-logits))}
+        scores = np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+        return {"boxes": decode_boxes(encodings, anchors, outputs.box_coder), "scores": scores}
 
     return SourceReference("its own saved_model", run, project)
 
