@@ -21,7 +21,7 @@ Damage = Literal["none", "outlier channel", "outlier weight"]
 
 
 def five_convolutions(damage: Damage = "none") -> bytes:
-    """Return a network of which one layer, "conv2", can be hard to represent in 8 bits.
+    """Return a network with outputs "begin" and "end", of which one layer, "conv2", can be hard to represent in 8 bits.
 
     Outlier channel: one of its outputs is 100 times greater; the next layer makes up for it. Outlier weight: great
     weights on an input that is always 0 leave few steps to the others.
@@ -46,7 +46,9 @@ def five_convolutions(damage: Damage = "none") -> bytes:
         )
         values = layer(values)
         layer.set_weights([kernel, bias])
-    return export_keras(keras.Model(source, {"end": values}))
+        if index == 0:
+            begin = values
+    return export_keras(keras.Model(source, {"begin": begin, "end": values}))
 
 
 def photos(count: int, seed: int) -> list[npt.NDArray[np.uint8]]:
