@@ -75,11 +75,12 @@ def from_content(content: bytes, name: str, labels: Path | None) -> FloatModel:
     slots = int(graph.tensors[heads.classes].shape[-1])
     background = slots == len(names) + 1
     used = np.array([label != UNUSED for label in names])
-    reference = _reference(content, heads, np.flatnonzero(np.concatenate([[False] * background, used])))
+    slots_used = np.concatenate([np.zeros(int(background), bool), used])
+    reference = _reference(content, heads, np.flatnonzero(slots_used))
     boxes, classes = (_levels(model, graph, tensor) for tensor in (heads.boxes, heads.classes))
     if len(boxes) != len(classes):
         boxes, classes = [heads.boxes], [heads.classes]
-    if _drop_channels(model, graph, classes, np.concatenate([[False] * background, used])):
+    if _drop_channels(model, graph, classes, slots_used):
         names, background = tuple(label for label in names if label != UNUSED), False
     numbers = range(3, 3 + len(boxes)) if len(boxes) > 1 else ("",)
     pairs = [

@@ -133,8 +133,8 @@ def _markdown(findings: Findings, pictures: dict[str, str]) -> Iterator[str]:
         )
         if parity.wanted == 0:
             yield (
-                "The float model found nothing in these photos, so that only outputs were compared. Give photos of what "
-                "it detects, or a lower --score.\n"
+                "The float model found nothing in these photos, so that only outputs were compared. Give photos of "
+                "what it detects, or a lower --score.\n"
             )
         yield from _table(("output", "cosine", "worst channel", "greatest error", "step"), _output_rows(parity))
     if findings.scores is not None:

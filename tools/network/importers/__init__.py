@@ -70,7 +70,7 @@ def canonical(network: ImportedNetwork) -> ImportedNetwork:
     used = np.array([label != UNUSED for label in network.labels])
     if not used.any():
         raise ModelError(f"none of the {len(used)} labels names a class; give the labels that belong to the network")
-    slots = np.concatenate([[False] * arch.background, used])
+    slots = np.concatenate([np.zeros(int(arch.background), bool), used])
     _keep(weights, "class_head.output.conv", np.tile(slots, arch.anchors.per_cell))
     if arch.box_coder.order == "xy":
         axes = np.arange(4 * arch.anchors.per_cell).reshape(-1, 2, 2)[:, :, ::-1].ravel()
@@ -89,6 +89,8 @@ def canonical(network: ImportedNetwork) -> ImportedNetwork:
 
 def _keep(weights: Weights, layer: str, chosen: np.ndarray) -> None:
     for part in ("weight", "bias"):
+        if f"{layer}.{part}" not in weights:
+            raise ModelError(f"the tensor {layer}.{part} is missing; give the whole file")
         weights[f"{layer}.{part}"] = weights[f"{layer}.{part}"][chosen]
 
 
