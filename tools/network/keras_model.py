@@ -95,7 +95,7 @@ class _Builder:
             raise ModelError(f"{len(self.unused)} tensors belong to no layer, such as {min(self.unused)}")
         outputs = {f"class_logits_p{level}": x for level, x in zip(LEVELS, class_maps, strict=True)}
         outputs |= {f"box_encodings_p{level}": x for level, x in zip(LEVELS, box_maps, strict=True)}
-        return keras.Model(images, outputs)
+        return keras.Model(images, outputs, name="network")
 
     def normalize(self, images: Any) -> Any:
         """Return (pixel - mean) / std as one depthwise convolution: its int8 twin keeps the mean exactly, as int32."""

@@ -238,10 +238,12 @@ def _on_runtimes(
         shown = progress.each(photos, f"verifying on {runtime}")
         try:
             parities.append(verify.compare(path, float_model, shown, runtime, options.score))
-        except DelegateError as error:
+        except DelegateError:
             if runtime == "litert":
                 raise
-            progress.say(f"not verified on tflite-runtime: {error}")
+            progress.say(
+                "tflite-runtime is not installed or does not work here, not verified on it: pip install '.[tflite]'"
+            )
     return tuple(parities)
 
 

@@ -15,7 +15,7 @@ from edge_detector.detections import Detections
 from edge_detector.frame import Frame, FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
-from tools.quantize.findings import LayerError, OutputParity, Sample
+from tools.quantize.findings import OutputParity, Sample
 
 mpl.use("Agg")
 _FLOAT, _MODEL = "#7a7a7a", "#d1495b"
@@ -57,15 +57,13 @@ def plot_scores(pairs: npt.NDArray[np.float32], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def plot_layers(layers: Sequence[LayerError], path: Path) -> None:
-    """Write the noise that the worst layers add."""
-    figure = Figure(figsize=(8, 0.6 + 0.32 * len(layers)), layout="constrained")
+def plot_layers(layers: Sequence[tuple[str, float]], path: Path) -> None:
+    """Write the noise that layers add, given by name and as a share of the signal's power."""
+    figure = Figure(figsize=(8, 0.8 + 0.3 * len(layers)), layout="constrained")
     axis = figure.subplots()
     places = np.arange(len(layers))[::-1]
-    axis.barh(places, [100 * layer.added_noise for layer in layers], color=_MODEL)
-    axis.set_yticks(
-        places, [f"…{layer.name[-40:]}" if len(layer.name) > 41 else layer.name for layer in layers], fontsize=8
-    )
+    axis.barh(places, [100 * noise for _, noise in layers], color=_MODEL)
+    axis.set_yticks(places, [name[-48:] for name, _ in layers], fontsize=8)
     axis.set_xlabel("noise added, % of the signal's power")
     figure.savefig(path, dpi=100)
 

@@ -44,7 +44,7 @@ def console_summary(findings: Findings) -> list[Table | str]:
     if findings.layers and (findings.faults or _is_poor(findings)):
         table = Table("layer", "operator", "SNR dB", "noise added", title="layers that add most noise")
         for layer in findings.layers[:_WORST]:
-            table.add_row(layer.name, layer.operator, f"{layer.snr_db:.1f}", f"{layer.added_noise:.2%}")
+            table.add_row(short_name(layer.name), layer.operator, f"{layer.snr_db:.1f}", f"{layer.added_noise:.2%}")
         shown.append(table)
     for step in findings.mixed:
         shown.append(
@@ -97,7 +97,8 @@ def _pictures(findings: Findings, folder: Path) -> dict[str, str]:
             plots.plot_scores(parity.score_pairs, folder / "scores.png")
             titles["scores.png"] = "Scores of the detections"
     if findings.layers:
-        plots.plot_layers(findings.layers[:_WORST], folder / "layers.png")
+        worst = [(short_name(layer.name), layer.added_noise) for layer in findings.layers[:_WORST]]
+        plots.plot_layers(worst, folder / "layers.png")
         titles["layers.png"] = "Layers that add most noise"
     for number, sample in enumerate(findings.parities[0].samples if findings.parities else (), 1):
         name = f"sample_{number}.jpg"
@@ -147,7 +148,7 @@ def _markdown(findings: Findings, pictures: dict[str, str]) -> Iterator[str]:
         if _is_poor(findings):
             yield "What to try: other --ranges, --mixed 4, more and other photos, --precision float16.\n"
         rows_of_layers = (
-            (layer.name, layer.operator, f"{layer.snr_db:.1f}", f"{layer.added_noise:.3%}")
+            (short_name(layer.name), layer.operator, f"{layer.snr_db:.1f}", f"{layer.added_noise:.3%}")
             for layer in findings.layers[:_WORST]
         )
         yield from _table(("layer", "operator", "SNR in dB", "noise added"), rows_of_layers)
@@ -193,6 +194,12 @@ def _output_rows(parity: Parity) -> Iterator[tuple[str, ...]]:
     for output in parity.outputs:
         worst = f"{output.worst_channel}: {output.worst_channel_cosine:.4f}"
         yield output.name, f"{output.cosine:.4f}", worst, f"{output.max_error:.3f}", f"{output.step:.4f}"
+
+
+def short_name(name: str) -> str:
+    """Return the layer in a tensor's name, which the converter joins from the operators that it fused."""
+    scopes = name.split(";")[0].split("/")
+    return scopes[-2] if len(scopes) > 1 else name
 
 
 def _is_poor(findings: Findings) -> bool:

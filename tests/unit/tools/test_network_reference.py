@@ -1,4 +1,3 @@
-
 """Importer, network and decoder against the TF Object Detection API itself (its tiny variant, random weights)."""
 
 from __future__ import annotations
