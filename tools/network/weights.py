@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from edge_detector.errors import ModelError
 from tools.network.architecture import Architecture
@@ -20,6 +18,8 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 def save_weights(path: Path, arch: Architecture, weights: Mapping[str, Any], labels: tuple[str, ...]) -> None:
     """Write `weights` (arrays by canonical name) so that a partly written file never has the final name."""
+    from safetensors.numpy import save_file
+
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}
     temporary = path.with_suffix(".tmp")
     save_file(arrays, temporary, {"architecture": arch.to_json(), "labels": "\n".join(labels)})
@@ -32,6 +32,8 @@ def load_weights(path: Path) -> tuple[Architecture, Weights, tuple[str, ...]]:
     Raises:
         ModelError: no such file, not safetensors, or weights of something else.
     """
+    from safetensors import safe_open  # a float .tflite converts without it
+
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}

@@ -148,7 +148,8 @@ def main(
         command=command_line(),
     )
     try:
-        findings = convert(options, StageProgress(console))
+        with StageProgress(console) as progress:
+            findings = convert(options, progress)
     except KeyboardInterrupt:
         console.print("quantize: stopped, nothing is written")
         raise typer.Exit(130) from None

@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class StageProgress:
-    """A line per stage, with a bar where its length is known.
+    """A line per stage, with a bar where its length is known. Leave it as a context, so that an error ends the bar.
 
     Attributes:
         seconds: by stage, in order.
@@ -23,6 +23,16 @@ class StageProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.seconds: dict[str, float] = {}
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> StageProgress:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the bar of a loop that was left by an error: its generator is not closed yet."""
+        if self._bar is not None:
+            self._bar.stop()
 
     def say(self, text: str) -> None:
         """Print a line, as it is."""
@@ -51,6 +61,7 @@ class StageProgress:
         columns += [BarColumn(), MofNCompleteColumn()] if total is not None else []
         started_s = time.monotonic()
         with Progress(*columns, TimeElapsedColumn(), console=self.console) as bar:
+            self._bar = bar
             task = bar.add_task(title, total=total)
             yield bar, task
             bar.update(task, total=total or 1, completed=total or 1)

@@ -59,7 +59,8 @@ def _contents(path: Path) -> str:
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         return f"a folder with {_few(names)}" if names else "an empty folder"
-    start = path.read_bytes()[:8] if path.stat().st_size < 8 else path.open("rb").read(8)
+    with path.open("rb") as file:
+        start = file.read(8)
     if not start:
         return "an empty file"
     if zipfile.is_zipfile(path):
