@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,18 @@ def _index_path(path: Path) -> Path:
 def _step(index: Path) -> tuple[int, str]:
     numbers = re.findall(r"\d+", index.stem)
     return (int(numbers[-1]) if numbers else -1, index.name)
+
+
+@contextlib.contextmanager
+def open_checkpoint(prefix: Path) -> Iterator[Any]:
+    """Yield TensorFlow's reader of the checkpoint; what it raises inside is a ModelError."""
+    from tensorflow.python.framework.errors_impl import OpError
+    from tensorflow.train import load_checkpoint
+
+    try:
+        yield load_checkpoint(str(prefix))
+    except (OpError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelError(f"{prefix}: cannot be read as a checkpoint: {error}; copy or download it again") from error
 
 
 def read_settings(files: Files) -> Settings:

@@ -17,6 +17,7 @@ from tools.network.importers.odapi import (
     find_labels,
     index_of,
     locate,
+    open_checkpoint,
     read_settings,
     with_backbone,
 )
@@ -103,16 +104,8 @@ def _norm(target: str, scope: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(files: Files, arch: Architecture) -> Weights:
-    from tensorflow.python.framework.errors_impl import OpError
-    from tensorflow.train import load_checkpoint
-
-    try:
-        reader = load_checkpoint(str(files.prefix))
+    with open_checkpoint(files.prefix) as reader:
         return _take(reader, dict(variables(arch)), files.prefix)
-    except (OpError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{files.prefix}: cannot be read as a checkpoint: {error}; copy or download it again"
-        ) from error
 
 
 def _take(reader: Any, wanted: dict[str, str], name: Path) -> Weights:

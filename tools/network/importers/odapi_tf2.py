@@ -19,6 +19,7 @@ from tools.network.importers.odapi import (
     find_labels,
     index_of,
     locate,
+    open_checkpoint,
     read_settings,
     with_backbone,
 )
@@ -137,17 +138,9 @@ def _norm(target: str, key: str, name: str) -> Iterator[Variable]:
 
 
 def _read(files: Files, arch: Architecture) -> Weights:
-    from tensorflow.python.framework.errors_impl import OpError
-    from tensorflow.train import load_checkpoint
-
-    try:
-        reader = load_checkpoint(str(files.prefix))
+    with open_checkpoint(files.prefix) as reader:
         places = _places(reader, arch, files.prefix)
         return {target: _layout(np.asarray(reader.get_tensor(key))) for target, key in places.items()}
-    except (OpError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{files.prefix}: cannot be read as a checkpoint: {error}; copy or download it again"
-        ) from error
 
 
 def _layout(values: Any) -> Any:
