@@ -192,7 +192,14 @@ def command_line() -> str:
     return shlex.join(["python", "tools/quantize", *words])
 
 
+def silence_native_libraries() -> None:
+    """Keep what TensorFlow and LiteRT write past Python, pages of start-up remarks, away from the terminal."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 if __name__ == "__main__":
+    silence_native_libraries()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping clean up
     try:

@@ -27,6 +27,7 @@ from tools.quantize.isolated import IsolatedBackend
 _MARGIN = 0.1  # by which the score of a confirming detection may lie below
 _IOU = 0.5
 _BINS = 80
+_MAX_DETECTIONS = 1000  # where a list ends must not decide whether a detection is confirmed
 _SAMPLES = 4
 
 
@@ -195,8 +196,9 @@ class _Comparison:
         self.normalizers = Normalizer(manifest.input, backend.input_params), Normalizer(manifest.input, None)
         size_wh = manifest.input.width, manifest.input.height
         lenient = max(score - _MARGIN, score / 2)
+        nms = manifest.nms.model_copy(update={"max_detections": _MAX_DETECTIONS})
         self.decoder, self.float_decoder = (
-            SsdDecoder(outputs, size_wh, manifest.nms, len(manifest.labels), lenient) for _ in range(2)
+            SsdDecoder(outputs, size_wh, nms, len(manifest.labels), lenient) for _ in range(2)
         )
         self.sums: dict[str, OutputSums] = {}
 
