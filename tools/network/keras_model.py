@@ -17,6 +17,7 @@ from tools.network.weights import Weights
 LEVELS = range(3, 8)
 
 
+@keras.saving.register_keras_serializable("edge_detector")
 class _UpsampleNearest(keras.layers.Layer):
     """Exact nearest x2; UpSampling2D would become RESHAPE and TILE, half_pixel_centers another op version."""
 
@@ -71,23 +72,28 @@ def build_keras(arch: Architecture, weights: Weights, input_wh: tuple[int, int] 
     if width % 32 or height % 32:
         raise ModelError(f"input {width}x{height}: both sides have to be multiples of 32; give another input size")
     try:
-        return _Builder(arch, weights, (height, width)).build()
+        return Builder(arch, weights, (height, width)).build()
     except (KeyError, ValueError) as error:
         raise ModelError(
             f"the weights do not fit their architecture: {error}; give the file as it was saved"
         ) from error
 
 
-class _Builder:
-    def __init__(self, arch: Architecture, weights: Weights, input_hw: tuple[int, int]) -> None:
+class Builder:
+    """Walks through the network once; what a convolution becomes is for `conv` to say."""
+
+    def __init__(self, arch: Architecture, weights: Weights, input_hw: tuple[int, int], batch: int | None = 1) -> None:
+        """`input_hw` are the sides of the canvas in pixels."""
         self.arch = arch
         self.input_hw = input_hw
+        self.batch = batch
         self.weights = weights
         self.unused = set(weights)
         self.layers: dict[tuple[str, str], Any] = {}
 
     def build(self) -> keras.Model:
-        images = keras.Input((*self.input_hw, 3), batch_size=1, dtype="float32", name="images")
+        """Return the model."""
+        images = keras.Input((*self.input_hw, 3), batch_size=self.batch, dtype="float32", name="images")
         maps = self.fpn(self.backbone(self.normalize(images)))
         class_maps = self.head("class_head", maps)
         box_maps = self.head("box_head", maps)
@@ -110,7 +116,7 @@ class _Builder:
         """Return C3, C4, C5."""
         arch = self.arch
         x = self.conv(x, "backbone.conv1", stride=2, activation=arch.backbone_activation)
-        x, padding = _pad(x, 3, 2, arch.pool_padding)
+        x, padding = pad(x, 3, 2, arch.pool_padding)
         x = keras.layers.MaxPooling2D(3, 2, padding)(x)
         outputs = []
         for stage, count in enumerate(arch.blocks, 2):
@@ -120,6 +126,7 @@ class _Builder:
         return outputs[1:]
 
     def bottleneck(self, x: Any, name: str, stride: int) -> Any:
+        """Return activation(shortcut(x) + residual(x))."""
         arch = self.arch
         first, second = (1, stride) if arch.stride_in_3x3 else (stride, 1)
         residual = self.conv(x, f"{name}.conv1", stride=first, activation=arch.backbone_activation)
@@ -127,7 +134,7 @@ class _Builder:
         residual = self.conv(residual, f"{name}.conv3")
         if f"{name}.shortcut.conv.weight" in self.weights:
             x = self.conv(x, f"{name}.shortcut", stride=stride)
-        return _activate(keras.layers.Add()([residual, x]), arch.residual_activation)
+        return activate(keras.layers.Add()([residual, x]), arch.residual_activation)
 
     def fpn(self, features: list[Any]) -> list[Any]:
         """Return P3..P7."""
@@ -143,7 +150,7 @@ class _Builder:
             maps.insert(0, smooth)
         for level in (6, 7):
             x = features[2] if level == 6 and arch.coarse_input == "c5" else maps[-1]
-            x = _activate(x, "relu") if level == 7 and arch.coarse_relu_between else x
+            x = activate(x, "relu") if level == 7 and arch.coarse_relu_between else x
             name = f"fpn.coarse{level}"
             maps.append(self.conv(x, name, stride=2, padding=arch.coarse_padding, activation=arch.fpn_activation))
         return maps
@@ -157,7 +164,7 @@ class _Builder:
                 for index in range(len(maps))
             ]
             if self.arch.head_norm == "group":
-                maps = [_activate(self.group_norm(self.conv(x, conv, norm=""), conv), activation) for x in maps]
+                maps = [activate(self.group_norm(self.conv(x, conv, norm=""), conv), activation) for x in maps]
                 continue
             maps = [self.conv(x, conv, norm=norm, activation=activation) for x, norm in zip(maps, norms, strict=True)]
         return [self.conv(x, f"{name}.output") for x in maps]
@@ -175,7 +182,7 @@ class _Builder:
         """Return activation(norm(conv(x))) with the weights `name`; the same name and norm is the same layer."""
         key = name, f"{name}.norm" if norm is None else norm
         kernel_side = self.weights[f"{name}.conv.weight"].shape[-1]
-        x, keras_padding = _pad(x, kernel_side, stride, padding)
+        x, keras_padding = pad(x, kernel_side, stride, padding)
         if key not in self.layers:
             kernel, bias = self.fold(*key)
             layer = keras.layers.Conv2D(
@@ -216,6 +223,7 @@ class _Builder:
         return kernel, bias
 
     def take(self, name: str) -> npt.NDArray[np.float64]:
+        """Return a tensor, which then counts as used."""
         self.unused.discard(name)
         return self.weights[name].astype(np.float64)
 
@@ -223,11 +231,12 @@ class _Builder:
 _NAMES: dict[Activation, str | None] = {"none": None, "relu": "relu", "relu6": "relu6"}
 
 
-def _activate(x: Any, activation: Activation) -> Any:
+def activate(x: Any, activation: Activation) -> Any:
+    """Return x through an activation by name."""
     return x if activation == "none" else keras.layers.Activation(activation)(x)
 
 
-def _pad(x: Any, kernel: int, stride: int, padding: Padding) -> tuple[Any, str]:
+def pad(x: Any, kernel: int, stride: int, padding: Padding) -> tuple[Any, str]:
     """Return x, zero-padded where TensorFlow's SAME is not what `padding` wants, and the padding for the layer."""
     symmetric = kernel // 2
     totals = [max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in x.shape[1:3]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from edge_detector.errors import ModelError
@@ -18,6 +19,8 @@ def recognise(path: Path) -> bool:
     """Return whether `path` holds our network and says which."""
     if path.suffix == ".safetensors":
         return "architecture" in metadata(path)
+    if path.suffix in (".keras", ".h5"):
+        return b"NetworkInput" in _keras_config(path)
     names = names_in(path)
     return b"architecture" in names and b"backbone.conv1.conv.weight" in names
 
@@ -28,17 +31,7 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
     Raises:
         ModelError: it cannot be read, or says nothing of its architecture.
     """
-    found = read_tensors(path)
-    said = metadata(path) or found
-    try:
-        arch = Architecture.from_json(str(said["architecture"]))
-        names = said["labels"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{path}: says nothing of its architecture ({error!r}); give weights that tools/train wrote"
-        ) from error
-    weights: Weights = {n: v for n, v in state_dict(found).items() if not n.endswith("num_batches_tracked")}
-    own = tuple(names.split("\n")) if isinstance(names, str) else tuple(map(str, names))
+    arch, weights, own = _read_keras(path) if path.suffix in (".keras", ".h5") else _read(path)
     return ImportedNetwork(
         family="our own weights",
         arch=arch,
@@ -47,5 +40,39 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
         input=input_spec(arch),
         nms=NmsSpec(),
         files=(path,),
-        framework="pytorch",
+        framework="tensorflow" if path.suffix in (".keras", ".h5") else "pytorch",
     )
+
+
+def _read(path: Path) -> tuple[Architecture, Weights, tuple[str, ...]]:
+    found = read_tensors(path)
+    said = metadata(path) or found
+    try:
+        arch = Architecture.from_json(str(said["architecture"]))
+        labels = said["labels"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{path}: says nothing of its architecture ({error!r}); give weights that tools/train wrote"
+        ) from error
+    weights: Weights = {n: v for n, v in state_dict(found).items() if not n.endswith("num_batches_tracked")}
+    return arch, weights, tuple(labels.split("\n")) if isinstance(labels, str) else tuple(map(str, labels))
+
+
+def _read_keras(path: Path) -> tuple[Architecture, Weights, tuple[str, ...]]:
+    from tools.network.keras_file import read_keras
+
+    return read_keras(path)
+
+
+def _keras_config(path: Path) -> bytes:
+    """Return the text that describes the layers of a saved Keras model; b"" for other files."""
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                return archive.read("config.json")
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("model_config", "")).encode()
+    except (OSError, KeyError, zipfile.BadZipFile, ImportError):
+        return b""
