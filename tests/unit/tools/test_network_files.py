@@ -77,7 +77,7 @@ def test_the_keras_model_computes_what_the_export_computes(network: ImportedNetw
 def test_what_fit_has_changed_comes_back(tmp_path: Path) -> None:
     arch = slim(**SMALL)
     model = build_trainable(arch, random_weights(arch), LABELS)
-    model.compile("sgd", dict.fromkeys(model.output, "mse"))
+    model.compile(keras.optimizers.SGD(1e-6), dict.fromkeys(model.output, "mse"))
     pictures = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
     targets = {name: np.zeros(values.shape, np.float32) for name, values in model(pictures).items()}
     model.fit(pictures, targets, epochs=1, verbose=0)
