@@ -36,6 +36,7 @@ class OutputParity:
         step: of its integers; 0 where it is float.
         cosine: 1 where both agree up to a factor, 0 where they have nothing in common.
         max_error: greatest absolute difference.
+        greatest: greatest absolute value of the float output.
         worst_channel, worst_channel_cosine: the channel that agrees least.
         edges: (B + 1,) borders of the bins below.
         float_counts, counts: (B,) how often the values of float twin and model file fell into each bin.
@@ -45,6 +46,7 @@ class OutputParity:
     step: float
     cosine: float
     max_error: float
+    greatest: float
     worst_channel: int
     worst_channel_cosine: float
     edges: npt.NDArray[np.float64]

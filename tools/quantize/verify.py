@@ -27,6 +27,7 @@ from tools.quantize.isolated import IsolatedBackend
 _MARGIN = 0.1  # by which the score of a confirming detection may lie below
 _IOU = 0.5
 _BINS = 80
+_NEGLIGIBLE = 0.02  # error as a share of an output's greatest value
 _MAX_DETECTIONS = 1000  # where a list ends must not decide whether a detection is confirmed
 _SAMPLES = 4
 
@@ -60,7 +61,7 @@ class OutputSums:
         self.step = step
         self.edges = np.linspace(low, high, _BINS + 1)
         self.counts = np.zeros((2, _BINS), np.int64)
-        self.max_error = 0.0
+        self.max_error = self.greatest = 0.0
         self._cells = 0
         self._sums = np.zeros((5, channels))
 
@@ -68,6 +69,7 @@ class OutputSums:
         """Take the output (..., C) for one photo into account."""
         a, b = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (wanted, got))
         self.max_error = max(self.max_error, float(np.abs(a - b).max()))
+        self.greatest = max(self.greatest, float(np.abs(a).max()))
         self._sums += [a.sum(0), b.sum(0), (a * a).sum(0), (b * b).sum(0), (a * b).sum(0)]
         self._cells += len(a)
         for counts, values in zip(self.counts, (a, b), strict=True):
@@ -84,6 +86,7 @@ class OutputSums:
             self.step,
             float(together[0]),
             self.max_error,
+            self.greatest,
             worst,
             float(channels[worst]),
             self.edges,
@@ -105,7 +108,8 @@ def faults(parity: Parity, limits: Limits) -> list[str]:
     found = [
         f"{output.name}: cosine {output.cosine:.3f} < {limits.cosine:g}"
         for output in parity.outputs
-        if output.cosine < limits.cosine
+        # An output that hardly varies beside its offset has no cosine to speak of.
+        if output.cosine < limits.cosine and output.max_error > _NEGLIGIBLE * output.greatest
     ]
     if parity.wanted and parity.confirmed < limits.confirmed * parity.wanted:
         found.append(f"{parity.confirmed} of {parity.wanted} detections confirmed, wanted {limits.confirmed:.0%}")

@@ -11,12 +11,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 import tools.quantize.__main__ as program
 from edge_detector.model_file import read_appended
 from tools.network.architecture import Architecture, slim
-from tools.network.torch_model import SsdResNetFpn
 from tools.network.weights import save_weights
 
 ARCH = slim(input_side=160, num_classes=2, base_width=8, blocks=(1, 1, 1, 1), fpn_channels=16, head_channels=16)
@@ -37,6 +35,10 @@ class Workplace:
 
 def random_weights(arch: Architecture) -> dict[str, Any]:
     """Return weights that bring raw pixels into a usual range, and few scores above 0.3."""
+    import torch
+
+    from tools.network.torch_model import SsdResNetFpn
+
     generator = torch.Generator().manual_seed(3)
     weights = {}
     for name, value in SsdResNetFpn(arch).state_dict().items():

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -103,19 +102,6 @@ def test_resize_and_interpolation_go_into_the_manifest(workplace: Workplace, tmp
     workplace.run(tmp_path / "model.tflite", precision=Precision.FLOAT32, **options)
     spec = load_manifest(tmp_path / "model.tflite").input
     assert (spec.resize, spec.interpolation) == ("stretch", "bilinear_legacy")
-
-
-def test_a_float_tflite_needs_no_framework(workplace: Workplace, tmp_path: Path) -> None:
-    """The program in a process that cannot import TensorFlow, Keras or PyTorch."""
-    workplace.run(tmp_path / "float.tflite", precision=Precision.FLOAT32)
-    block = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'torch', 'safetensors'])); "
-    run = "sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-    arguments = command_of(tmp_path / "float.tflite", workplace.photos, tmp_path / "int8.tflite")[1:]
-    command = [sys.executable, "-c", block + run, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    assert load_manifest(tmp_path / "int8.tflite").labels == LABELS
-    assert report_of(tmp_path / "int8.tflite")["runtimes"][0]["confirmed"] > 0
 
 
 def test_weights_that_are_not_numbers_are_refused(workplace: Workplace, tmp_path: Path) -> None:

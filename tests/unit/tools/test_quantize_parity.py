@@ -86,6 +86,19 @@ def test_cosine_is_that_of_the_deviations_from_the_mean() -> None:
     assert found.max_error == pytest.approx(np.abs(wanted - got).max())
 
 
+def test_an_output_that_hardly_varies_is_judged_by_its_error() -> None:
+    random = np.random.default_rng(5)
+    wanted = (random.normal(0, 0.002, (2, 50, 6)) - 3.6).astype(np.float32)  # logits of a level that never fires
+    rounded = (np.round(wanted / 0.018) * 0.018).astype(np.float32)
+    constant = output(wanted, rounded, step=0.018)
+    assert constant.cosine < 0.5
+    settings: dict[str, Any] = {"lowest": 0.0, "highest": 0.9}
+    assert faults(Parity("runtime", 5, (constant,), **settings), Limits()) == []
+    off = output(wanted, rounded + np.float32(0.2), step=0.018)
+    (fault,) = faults(Parity("runtime", 5, (off,), **settings), Limits())
+    assert fault.startswith("runtime: logits: cosine")
+
+
 def test_the_worst_channel_is_named() -> None:
     random = np.random.default_rng(1)
     wanted = random.normal(0, 1, (2, 50, 6)).astype(np.float32)
