@@ -34,6 +34,7 @@ from tools.quantize.recipe import RECIPE_FILE, fingerprint, parity_figures, reci
 from tools.quantize.sources import open_source
 from tools.quantize.tflite_metadata import with_tflite_metadata
 
+_RUNTIMES = ("litert", "tflite")
 _SOURCE_PHOTOS = 3  # to compare with the source: a slow framework, and errors show on every photo
 _LAYER_PHOTOS = 3
 
@@ -129,7 +130,7 @@ def _convert(
     temporary.write_bytes(with_manifest(quantized.content, manifest))
     parities = _on_runtimes(temporary, model.content, photos, options, progress)
     scores = _scores(temporary, model.content, options, progress)
-    faults = (
+    faults: tuple[str, ...] = (
         *(fault for source in sources for fault in verify.source_faults(source, options.limits)),
         *(fault for parity in parities for fault in verify.faults(parity, options.limits)),
         *verify.score_faults(scores, options.limits),
@@ -144,7 +145,12 @@ def _convert(
     }
     content = quantized.content
     if options.detection_op:
-        content, manifest = append_detection_op(content, manifest)
+        content, described = append_detection_op(content, manifest)
+        temporary.write_bytes(with_manifest(content, described))
+        for runtime in _RUNTIMES[: len(parities)]:
+            shown = progress.each(photos, f"verifying the operator on {runtime}")
+            faults += tuple(verify.head_faults(temporary, quantized.content, manifest, shown, runtime, options.limits))
+        manifest = described
     extra = {RECIPE_FILE: recipe_json(recipe, parity_figures(sources, parities, scores))}
     file = with_manifest(with_tflite_metadata(content, manifest), manifest, extra)
     if not faults:
@@ -234,7 +240,7 @@ def _on_runtimes(
 ) -> tuple[Parity, ...]:
     """Compare the file at `path` with its float twin on every runtime that is installed; LiteRT has to be."""
     parities = []
-    for runtime in ("litert", "tflite"):
+    for runtime in _RUNTIMES:
         shown = progress.each(photos, f"verifying on {runtime}")
         try:
             parities.append(verify.compare(path, float_model, shown, runtime, options.score))

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from edge_detector.backends.tflite import TfliteBackend
 from edge_detector.detections import Detections
+from edge_detector.detector import Detector
 from edge_detector.errors import ModelError
+from edge_detector.frame import Frame
 from edge_detector.loader import load_manifest
 from edge_detector.manifest import ModelManifest, SsdRawOutputs
 from edge_detector.postprocess.boxes import pairwise_iou
@@ -185,6 +187,40 @@ def compare(
         backend = stack.enter_context(contextlib.closing(IsolatedBackend(path, runtime, num_threads)))
         reference = stack.enter_context(contextlib.closing(TfliteBackend(float_model)))
         return _Comparison(manifest, manifest.outputs, backend, reference, score).run(photos)
+
+
+def head_faults(
+    path: Path,
+    raw_content: bytes,
+    raw: ModelManifest,
+    photos: Iterable[npt.NDArray[np.uint8]],
+    runtime: str,
+    limits: Limits,
+) -> list[str]:
+    """Compare a file that ends in TFLite_Detection_PostProcess with the same model before that was appended.
+
+    Raises:
+        ModelError: the file cannot be loaded or run.
+        DelegateError: the runtime is not installed or does not work.
+    """
+    manifest = load_manifest(path)
+    score = raw.nms.score_threshold
+    with contextlib.ExitStack() as stack:
+        detectors = [
+            stack.enter_context(contextlib.closing(Detector(described, backend, score)))
+            for described, backend in (
+                (raw, TfliteBackend(raw_content)),
+                (manifest, IsolatedBackend(path, runtime)),
+            )
+        ]
+        wanted = confirmed = found = known = 0
+        for number, photo in enumerate(photos):
+            before, after = (detector.detect(Frame(photo, number, 0.0, 0.0, "photo")) for detector in detectors)
+            wanted, confirmed = wanted + len(before), confirmed + _confirmed(before, after)
+            found, known = found + len(after), known + _confirmed(after, before)
+    if confirmed >= limits.confirmed * wanted and known >= limits.confirmed * found:
+        return []
+    return [f"{runtime}: the appended operator keeps {confirmed} of {wanted} detections and has {found - known} others"]
 
 
 class _Comparison:
