@@ -14,7 +14,17 @@ from tools.network.weights import sha256_of
 from tools.quantize.findings import Parity, Scores, SourceParity
 
 RECIPE_FILE = "recipe.json"  # name in the ZIP behind the model
-_PACKAGES = ("ai-edge-litert", "litert-quantizer", "tensorflow", "tensorflow-cpu", "keras", "torch", "numpy")
+_PACKAGES = (
+    "ai-edge-litert",
+    "litert-quantizer",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "torch",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+)
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
