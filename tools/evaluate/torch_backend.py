@@ -59,6 +59,8 @@ def load_torch_model(
     if threads is not None:
         torch.set_num_threads(threads)
     arch, arrays, labels = load_weights(weights)
+    if arch.box_coder.order != "yx":
+        raise ModelError(f"{weights}: its box codes are in the order x, y; bring them into y, x with tools/network")
     arch = dataclasses.replace(arch, input_side=side or arch.input_side)
     try:
         model = load_torch(arch, arrays)

@@ -181,13 +181,13 @@ class Builder:
     ) -> Any:
         """Return activation(norm(conv(x))) with the weights `name`; the same name and norm is the same layer."""
         key = name, f"{name}.norm" if norm is None else norm
-        kernel_side = self.weights[f"{name}.conv.weight"].shape[-1]
-        x, keras_padding = pad(x, kernel_side, stride, padding)
+        side = _kernel_side(name)
+        x, keras_padding = pad(x, side, stride, padding)
         if key not in self.layers:
             kernel, bias = self.fold(*key)
             layer = keras.layers.Conv2D(
                 len(bias),
-                kernel_side,
+                side,
                 stride,
                 keras_padding,
                 activation=_NAMES[activation],
@@ -212,7 +212,13 @@ class Builder:
         """Return kernel (HWIO) and bias of a convolution with its BatchNorm, if it has one, folded in."""
         kernel = self.take(f"{name}.conv.weight").transpose(2, 3, 1, 0)
         if f"{norm}.weight" in self.weights:
-            scale = self.take(f"{norm}.weight") / np.sqrt(self.take(f"{norm}.running_var") + self.arch.epsilon(name))
+            variance = self.take(f"{norm}.running_var") + self.arch.epsilon(name)
+            if variance.min() <= 0:
+                raise ModelError(
+                    f"{norm}: the variance of a channel is {variance.min():g}, so that its outputs are not finite in "
+                    "the source either; give another checkpoint"
+                )
+            scale = self.take(f"{norm}.weight") / np.sqrt(variance)
             return kernel * scale, self.take(f"{norm}.bias") - self.take(f"{norm}.running_mean") * scale
         if norm == "":
             return kernel, np.zeros(kernel.shape[-1])
@@ -226,6 +232,14 @@ class Builder:
         """Return a tensor, which then counts as used."""
         self.unused.discard(name)
         return self.weights[name].astype(np.float64)
+
+
+def _kernel_side(name: str) -> int:
+    """Return the side of a layer's kernel; taken from the weights it would hide that two of them are swapped."""
+    if name == "backbone.conv1":
+        return 7
+    pointwise = name.startswith("fpn.lateral") or (name.startswith("backbone") and not name.endswith("conv2"))
+    return 1 if pointwise else 3
 
 
 _NAMES: dict[Activation, str | None] = {"none": None, "relu": "relu", "relu6": "relu6"}

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from edge_detector.errors import ConfigError, EdgeDetectorError
+from edge_detector.errors import ConfigError, EdgeDetectorError, ModelError
 from tools.network.architecture import slim
 from tools.network.imagenet import import_imagenet_backbone
 from tools.network.torch_model import SsdResNetFpn
@@ -60,6 +60,11 @@ def build_model(start: Path, side: int, channels: int, depth: int, labels: tuple
         weights = import_imagenet_backbone(start)
     else:
         arch, weights, _ = load_weights(start)
+        if arch.box_coder.coding != "center_size" or arch.box_coder.order != "yx":
+            raise ModelError(
+                f"{start}: its boxes are coded as {arch.box_coder.coding} in the order {arch.box_coder.order}; "
+                "training knows center_size in yx only: start from another network"
+            )
         arch = dataclasses.replace(arch, input_side=side, num_classes=len(labels))
     model = SsdResNetFpn(arch)
     fitting = {name: torch.tensor(value) for name, value in weights.items() if _fits(model, name, value.shape)}

@@ -92,6 +92,15 @@ def keras_retinanet_corners(input_wh: tuple[int, int]) -> npt.NDArray[np.float32
     return np.array(rows, np.float32)
 
 
+def test_torchvisions_anchors_of_one_cell_in_figures() -> None:
+    """Sizes 32, 40, 50 at ratios 0.5, 1, 2 (height / width), rounded; at 320 cells of P7 are 106 px apart."""
+    anchors = generate_anchors(AnchorSpec(generator="torchvision", **RETINANET), (320, 320)) * 320
+    first = corners_yxyx(anchors[:9])[:, [1, 0, 3, 2]]
+    halves = [(23, 11), (28, 14), (35, 18), (16, 16), (20, 20), (25, 25), (11, 23), (14, 28), (18, 35)]
+    np.testing.assert_allclose(first, [(-w, -h, w, h) for w, h in halves], atol=1e-4)
+    np.testing.assert_allclose(anchors[-1, :2], (212, 212), atol=1e-4)
+
+
 @pytest.mark.parametrize("input_wh", [(320, 320), (640, 640), (416, 352)], ids=str)
 @pytest.mark.parametrize(
     ("spec", "reference"),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'edge-de
 pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install 'edge-detector[convert]'")
 
 from edge_detector.errors import ModelError
+from tools.evaluate.torch_backend import load_torch_model
 from tools.network.architecture import (
     Architecture,
     keras_retinanet,
@@ -22,7 +24,8 @@ from tools.network.architecture import (
 )
 from tools.network.keras_model import LEVELS, build_keras
 from tools.network.torch_model import SsdResNetFpn, load_torch
-from tools.network.weights import Weights
+from tools.network.weights import Weights, save_weights
+from tools.train.__main__ import build_model
 
 PRESETS: tuple[Callable[..., Architecture], ...] = (
     odapi_tf2,
@@ -125,3 +128,13 @@ def test_pytorch_refuses_weights_of_another_architecture() -> None:
     weights = weights_of(random_model(small(slim, 160)))
     with pytest.raises(ModelError, match="differ"):
         load_torch(small(torchvision_v1, 160), weights)
+
+
+def test_box_codes_that_cannot_be_scored_or_trained_are_refused(tmp_path: Path) -> None:
+    for preset in (torchvision_v1, keras_retinanet):  # as in their files, not brought into order
+        arch = small(preset, 160)
+        save_weights(tmp_path / "x.safetensors", arch, weights_of(random_model(arch)), tuple("abcde"))
+        with pytest.raises(ModelError, match="box codes are in the order x, y"):
+            load_torch_model(tmp_path / "x.safetensors")
+        with pytest.raises(ModelError, match="training knows center_size in yx only"):
+            build_model(tmp_path / "x.safetensors", 160, 16, 1, ("a",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tools.network.weights import Weights
 
 _SIDE = 640
 _PER_CELL = 9
+_EPSILON = 1e-5  # of torch's BatchNorm2d
+_FROZEN_NOTE = (
+    "BatchNorm's epsilon is taken as 0, which torchvision sets for weights trained on COCO; networks started from "
+    "weights_backbone alone have 1e-5, which the file does not tell."
+)
 _GROUP_NORM_ADVICE = (
     "its heads have GroupNorm, which cannot be folded into convolutions and which int8 represents badly (means and "
     "variances of whole maps); choose --precision float16, or train retinanet_resnet50_fpn (v1)"
@@ -39,7 +45,7 @@ _HEADS = {"classification": "class_head", "regression": "box_head"}
 _TOWER = re.compile(r"head\.(classification|regression)_head\.conv\.(\d+)\.(\d)")
 # Key names before torchvision 0.13: no index inside of a block, and ReLUs counted in the towers.
 _OLD_FPN = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.\d")
-_OLD_TOWER = re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d+)")
+_OLD_TOWER = re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d*[02468])")
 
 
 def recognise(path: Path) -> bool:
@@ -54,9 +60,14 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
     Raises:
         ModelError: it cannot be read, or tensors are missing, left over or of another network.
     """
-    weights = _rename(state_dict(read_tensors(path)), path)
+    tensors = state_dict(read_tensors(path))
+    weights = _rename(tensors, path)
     arch = _architecture(weights, path)
     grouped = arch.head_norm == "group"
+    # Only BatchNorm2d counts batches, and torchvision gives epsilon 0 only to FrozenBatchNorm2d.
+    frozen = not any(name.endswith("num_batches_tracked") for name in tensors)
+    if not frozen:
+        arch = dataclasses.replace(arch, backbone_epsilon=_EPSILON)
     red, green, blue = (round(mean) for mean in arch.mean_rgb)
     return ImportedNetwork(
         family=f"torchvision retinanet_resnet{sum(arch.blocks) * 3 + 2}_fpn{'_v2' if grouped else ''}",
@@ -68,7 +79,7 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
         files=(path,),
         notes=(
             f"torchvision scales to a short side of 800 pixels; this model takes {_SIDE}x{_SIDE} (see --input-size).",
-            *(() if grouped else ("BatchNorm's epsilon is 0, as torchvision sets it for weights trained on COCO.",)),
+            *((_FROZEN_NOTE,) if frozen and not grouped else ()),
         ),
         framework="pytorch",
         int8_advice=_GROUP_NORM_ADVICE if grouped else "",
@@ -124,6 +135,8 @@ def _architecture(weights: Weights, path: Path) -> Architecture:
             f"{path}: {rows} class and {boxes} box channels are not those of {_PER_CELL} anchors per cell, which "
             "torchvision's default generator has; other generators are not supported"
         )
+    if "backbone.conv2.0.conv3.conv.weight" not in weights:
+        raise ModelError(f"{path}: its backbone has no bottlenecks; supported are ResNet50, 101 and 152")
     blocks = tuple(
         1 + max((int(name.split(".")[2]) for name in weights if name.startswith(f"backbone.conv{stage}.")), default=-1)
         for stage in range(2, 6)
