@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from edge_detector.errors import ModelError
-from edge_detector.labels import UNUSED
+from edge_detector.labels import UNUSED, read_labels
 from edge_detector.manifest import InputSpec, NmsSpec
 from tools.network.architecture import Architecture
 from tools.network.weights import Weights
@@ -85,6 +85,18 @@ def canonical(network: ImportedNetwork) -> ImportedNetwork:
     )
     labels = tuple(label for label in network.labels if label != UNUSED)
     return dataclasses.replace(network, arch=arch, weights=weights, labels=labels)
+
+
+def given_labels(path: Path, classes: int) -> tuple[str, ...]:
+    """Return the labels in the file `path`, filled up with `UNUSED` to one per class.
+
+    Raises:
+        ModelError: the file is no label file, or holds more labels than there are classes.
+    """
+    labels = read_labels(path)
+    if len(labels) > classes:
+        raise ModelError(f"{path}: holds {len(labels)} labels, but the network has {classes} classes; give its own")
+    return labels + (UNUSED,) * (classes - len(labels))
 
 
 def _keep(weights: Weights, layer: str, chosen: np.ndarray) -> None:

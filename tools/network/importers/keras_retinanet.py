@@ -12,17 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_detector.errors import ModelError
-from edge_detector.labels import UNUSED, read_labels
 from edge_detector.manifest import InputSpec, NmsSpec
 from tools.network.architecture import Architecture, keras_retinanet
-from tools.network.importers import ImportedNetwork
+from tools.network.importers import ImportedNetwork, given_labels
 from tools.network.importers.coco import COCO_80
+from tools.network.importers.odapi import NORM
 from tools.network.weights import Weights
 
 _SIDE = 640
 _PER_CELL = 9
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _BRANCHES = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
 _FPN = {
     "lateral5": "C5_reduced",
@@ -72,7 +71,7 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
         if norm is None:
             weights[f"{target}.conv.bias"] = take(layer, "bias")
         else:
-            weights.update({f"{target}.norm.{ours}": take(norm, theirs) for theirs, ours in _NORM.items()})
+            weights.update({f"{target}.norm.{ours}": take(norm, theirs) for theirs, ours in NORM.items()})
 
     convolution("backbone.conv1", "conv1", "bn_conv1")
     weights["backbone.conv1.conv.weight"] = np.ascontiguousarray(weights["backbone.conv1.conv.weight"][:, ::-1])  # BGR
@@ -88,7 +87,7 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
         for layer in range(4):
             convolution(f"{head}.conv{layer}", f"{theirs}_{layer}")
         convolution(f"{head}.output", theirs)
-    extra = sorted(layer for layer, leaf in set(arrays) - taken if leaf in ("kernel", *_NORM))
+    extra = sorted(layer for layer, leaf in set(arrays) - taken if leaf in ("kernel", *NORM))
     if extra:
         raise ModelError(f"{path}: {len(extra)} arrays belong to no layer of keras-retinanet, such as {extra[0]}'s")
     arch = _architecture(weights, blocks, path)
@@ -161,7 +160,4 @@ def _labels(arch: Architecture, given: Path | None, path: Path) -> tuple[str, ..
         if arch.num_classes == len(COCO_80):
             return COCO_80
         raise ModelError(f"{path}: has {arch.num_classes} classes; name them with --labels")
-    labels = read_labels(given)
-    if len(labels) > arch.num_classes:
-        raise ModelError(f"{given}: holds {len(labels)} labels, but the network has {arch.num_classes} classes")
-    return labels + (UNUSED,) * (arch.num_classes - len(labels))
+    return given_labels(given, arch.num_classes)

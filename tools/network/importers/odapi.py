@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from edge_detector.errors import ModelError
-from edge_detector.labels import UNUSED, read_labels
 from edge_detector.manifest import InputSpec, NmsSpec
 from tools.network.architecture import Activation, AnchorStyle, Architecture, BoxCoder
+from tools.network.importers import given_labels
 from tools.network.importers.coco import COCO_90
 from tools.network.importers.pipeline_config import Message, read_pipeline_config
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-LEVELS = range(3, 8)
+# Theirs -> ours, of a BatchNorm.
+NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _ACTIVATIONS: dict[str, Activation] = {"RELU": "relu", "RELU_6": "relu6", "NONE": "none"}
 _DAMAGED = (tarfile.ReadError, EOFError, zlib.error, OSError)
 
@@ -220,10 +221,7 @@ def find_labels(settings: Settings, files: Files, given: Path | None) -> tuple[s
         raise ModelError(
             f"{files.prefix}: has {classes} classes and no label map beside it; give label_map.pbtxt with --labels"
         )
-    labels = read_labels(path)
-    if len(labels) > classes:
-        raise ModelError(f"{path}: holds {len(labels)} labels, but the network has {classes} classes; give its own")
-    return labels + (UNUSED,) * (classes - len(labels))
+    return given_labels(path, classes)
 
 
 def check_heads(arch: Architecture, weights: dict[str, Any], config: Path | None) -> None:

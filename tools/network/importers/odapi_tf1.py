@@ -12,6 +12,7 @@ from edge_detector.errors import ModelError
 from tools.network.architecture import Architecture
 from tools.network.importers import ImportedNetwork
 from tools.network.importers.odapi import (
+    NORM,
     Files,
     check_heads,
     find_labels,
@@ -24,7 +25,6 @@ from tools.network.importers.odapi import (
 from tools.network.weights import Weights
 
 FAMILY = "TF1 Object Detection API checkpoint"
-_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _BACKBONE_EPSILON = 1e-5  # slim's resnet_arg_scope, whatever pipeline.config says
 
 
@@ -99,7 +99,7 @@ def _conv(target: str, scope: str, norm: bool = False) -> Iterator[tuple[str, st
 
 
 def _norm(target: str, scope: str) -> Iterator[tuple[str, str]]:
-    for theirs, ours in _NORM.items():
+    for theirs, ours in NORM.items():
         yield f"{target}.{ours}", f"{scope}/{theirs}"
 
 

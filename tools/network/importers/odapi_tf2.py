@@ -14,6 +14,7 @@ from edge_detector.errors import ModelError
 from tools.network.architecture import Architecture
 from tools.network.importers import ImportedNetwork
 from tools.network.importers.odapi import (
+    NORM,
     Files,
     check_heads,
     find_labels,
@@ -26,7 +27,6 @@ from tools.network.importers.odapi import (
 from tools.network.weights import Weights
 
 FAMILY = "TF2 Object Detection API checkpoint"
-NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 

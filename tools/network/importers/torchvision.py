@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 from edge_detector.errors import ModelError
-from edge_detector.labels import UNUSED, read_labels
 from edge_detector.manifest import InputSpec, NmsSpec
 from tools.network.architecture import Architecture, torchvision_v1, torchvision_v2
-from tools.network.importers import ImportedNetwork
+from tools.network.importers import ImportedNetwork, given_labels
 from tools.network.importers.coco import COCO_90
 from tools.network.importers.tensor_files import names_in, read_tensors, state_dict
 from tools.network.weights import Weights
@@ -160,7 +159,4 @@ def _labels(arch: Architecture, given: Path | None, path: Path) -> tuple[str, ..
         if arch.num_classes == len(COCO_90):
             return COCO_90
         raise ModelError(f"{path}: has {arch.num_classes} classes besides the background; name them with --labels")
-    labels = read_labels(given)
-    if len(labels) > arch.num_classes:
-        raise ModelError(f"{given}: holds {len(labels)} labels, but the network has {arch.num_classes} classes")
-    return labels + (UNUSED,) * (arch.num_classes - len(labels))
+    return given_labels(given, arch.num_classes)
