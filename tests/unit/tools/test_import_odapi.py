@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from tools.network.importers import ImportedNetwork, canonical, odapi_tf1, odapi
 from tools.network.keras_model import LEVELS, build_keras
 
 BLOCKS = (3, 4, 6, 3)
+DEPTHS = {50: BLOCKS, 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 ARCH = Architecture(num_classes=3, base_width=8, fpn_channels=32, head_channels=16)
 CONFIG = """
 # written by hand, fields in an order of their own
@@ -92,11 +94,13 @@ def save(prefix: Path, tensors: dict[str, Any]) -> None:
 def tf2(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a TF2 training checkpoint with its config and labels."""
 
-    def write(change: Callable[[Tensors, dict[str, str]], None] | None = None, names: bool = True) -> Path:
+    def write(
+        change: Callable[[Tensors, dict[str, str]], None] | None = None, names: bool = True, depth: int = 50
+    ) -> Path:
         random = np.random.default_rng(0)
         tensors: Tensors = {}
         full_names: dict[str, str] = {}
-        for variable in odapi_tf2.variables(ARCH):
+        for variable in odapi_tf2.variables(dataclasses.replace(ARCH, blocks=DEPTHS[depth])):
             key = f"model/{variable.key}/.ATTRIBUTES/VARIABLE_VALUE"
             tensors[key] = values_for(variable.key, shape_of(variable.target), random)
             full_names[key] = f"ResNet50V1_FPN/{variable.full_name}"
@@ -109,7 +113,7 @@ def tf2(tmp_path: Path) -> Callable[..., Path]:
             graph.nodes.add().attributes.add(name="VARIABLE_VALUE", checkpoint_key=key, full_name=full_name)
         folder = tmp_path / "training"
         save(folder / "ckpt-7", {**tensors, "_CHECKPOINTABLE_OBJECT_GRAPH": graph.SerializeToString()})
-        (folder / "pipeline.config").write_text(CONFIG.replace("TYPE", TF2))
+        (folder / "pipeline.config").write_text(CONFIG.replace("TYPE", TF2.replace("50", str(depth))))
         (folder / "label_map.pbtxt").write_text(LABEL_MAP)
         return folder
 
@@ -135,6 +139,14 @@ def test_a_training_checkpoint_with_ones_own_classes(tf2: Callable[..., Path], t
     assert outputs["class_logits_p3"].shape == (1, 20, 24, 6 * 3)
     by_prefix = load(folder / "ckpt-7", tmp_path)
     assert all(np.array_equal(values, by_prefix.weights[name]) for name, values in network.weights.items())
+
+
+@pytest.mark.parametrize("depth", [101, 152])
+def test_deeper_backbones(tf2: Callable[..., Path], tmp_path: Path, depth: int) -> None:
+    network = canonical(load(tf2(depth=depth), tmp_path))
+    assert (network.arch.blocks, network.family.split()[-2]) == (DEPTHS[depth], str(depth))
+    outputs = build_keras(network.arch, network.weights, (96, 96))(np.zeros((1, 96, 96, 3), np.float32))
+    assert np.isfinite(outputs["class_logits_p7"].numpy()).all()
 
 
 def test_names_of_all_variables_are_those_of_the_real_checkpoints(shared: Path) -> None:
