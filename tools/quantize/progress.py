@@ -31,8 +31,7 @@ class StageProgress:
 
     def __exit__(self, *_: object) -> None:
         """End the bar of a loop that was left by an error: its generator is not closed yet."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._stop()
 
     def say(self, text: str) -> None:
         """Print a line, as it is."""
@@ -60,9 +59,17 @@ class StageProgress:
         columns = [SpinnerColumn(finished_text="✓"), TextColumn("{task.description}")]
         columns += [BarColumn(), MofNCompleteColumn()] if total is not None else []
         started_s = time.monotonic()
-        with Progress(*columns, TimeElapsedColumn(), console=self.console) as bar:
-            self._bar = bar
+        self._bar = bar = Progress(*columns, TimeElapsedColumn(), console=self.console)
+        bar.start()
+        try:
             task = bar.add_task(title, total=total)
             yield bar, task
             bar.update(task, total=total or 1, completed=total or 1)
+        finally:
+            self._stop()
         self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - started_s
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
