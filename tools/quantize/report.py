@@ -17,6 +17,10 @@ from edge_detector.errors import ConfigError
 from tools.quantize.findings import EdgeTpuReport, Findings, Parity
 
 _WORST = 12  # layers to show
+_NOTHING_FOUND = (
+    "The float model found nothing in these photos, so that only outputs were compared. Give photos of what it "
+    "detects, or a lower --score."
+)
 _COSINE = 0.98  # an output below is worth a hint
 
 
@@ -39,6 +43,8 @@ def console_summary(findings: Findings) -> list[Table | str]:
         table.add_row("detections confirmed", f"{parity.confirmed} of {parity.wanted}")
         table.add_row("detections invented", f"{parity.invented} of {parity.found}")
         shown.append(table)
+    if findings.parities and not any(parity.wanted for parity in findings.parities):
+        shown.append(f"warning: {_NOTHING_FOUND}")
     if findings.scores is not None:
         shown.append(f"AP float {_number(findings.scores.float_ap)}, model {_number(findings.scores.ap)}")
     if findings.layers and (findings.faults or _is_poor(findings)):
@@ -133,10 +139,7 @@ def _markdown(findings: Findings, pictures: dict[str, str]) -> Iterator[str]:
             f"{parity.highest:.3f}; {parity.median_ms:.1f} ms per inference (median).\n"
         )
         if parity.wanted == 0:
-            yield (
-                "The float model found nothing in these photos, so that only outputs were compared. Give photos of "
-                "what it detects, or a lower --score.\n"
-            )
+            yield f"{_NOTHING_FOUND}\n"
         yield from _table(("output", "cosine", "worst channel", "greatest error", "step"), _output_rows(parity))
     if findings.scores is not None:
         scores = findings.scores

@@ -182,3 +182,12 @@ def test_the_terminal_shows_the_worst_layers_only_where_something_is_poor() -> N
     assert "layers that add most noise" not in printed(good)
     assert "detections confirmed" in printed(good)
     assert "layers that add most noise" in printed(dataclasses.replace(good, faults=("poor",)))
+
+
+def test_a_comparison_without_detections_is_told() -> None:
+    findings = measured()
+    empty = dataclasses.replace(findings.parities[0], wanted=0, confirmed=0)
+    warning = "warning: The float model found nothing in these photos"
+    shown = [str(line) for line in report.console_summary(dataclasses.replace(findings, parities=(empty,)))]
+    assert any(line.startswith(warning) for line in shown)
+    assert not any(str(line).startswith(warning) for line in report.console_summary(findings))
