@@ -59,7 +59,7 @@ def load_manifest(path: Path, labels: Path | None = None) -> ModelManifest:
     model = read_tflite(content, path.name)
     carried = read_manifest(content, path.name)
     parts: dict[str, Any] = {"name": path.stem} if carried is None else carried.model_dump()
-    parts |= _sidecar(path.with_suffix(".json"))
+    parts |= read_sidecar(path.with_suffix(".json"))
     if labels is not None:
         parts["labels"] = read_labels(labels)
     if "labels" not in parts:
@@ -75,7 +75,12 @@ def load_manifest(path: Path, labels: Path | None = None) -> ModelManifest:
     return manifest
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what the file `path` says about the model beside it; nothing if there is no such file.
+
+    Raises:
+        ModelError: it cannot be read, or is no JSON object.
+    """
     if not path.is_file():
         return {}
     logger.info("%s goes before what the model says about itself", path)
