@@ -177,6 +177,9 @@ def _convert(
         mixed=quantized.mixed,
         faults=faults,
         labels=manifest.labels,
+        precision=options.precision.value,
+        input_wh=(manifest.input.width, manifest.input.height),
+        score=options.score,
     )
 
 

@@ -189,6 +189,10 @@ class Findings:
         mixed: where --mixed was given.
         faults: what keeps the model from being written, in words.
         labels: to draw samples with.
+        precision: number format of the model, such as "int8".
+        input_wh: width and height of its input in pixels.
+        score: confidence from which on detections were compared; 0 where unknown.
+        memory_mb: greatest resident size of the process up to the end of each stage.
     """
 
     name: str
@@ -208,3 +212,7 @@ class Findings:
     mixed: tuple[MixedStep, ...]
     faults: tuple[str, ...]
     labels: tuple[str, ...]
+    precision: str = "int8"
+    input_wh: tuple[int, int] | None = None
+    score: float = 0.0
+    memory_mb: dict[str, float] = field(default_factory=dict)
