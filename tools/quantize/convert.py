@@ -149,7 +149,11 @@ def _convert(
         temporary.write_bytes(with_manifest(content, described))
         for runtime in _RUNTIMES[: len(parities)]:
             shown = progress.each(photos, f"verifying the operator on {runtime}")
-            faults += tuple(verify.head_faults(temporary, quantized.content, manifest, shown, runtime, options.limits))
+            faults += tuple(
+                verify.head_faults(
+                    temporary, quantized.content, manifest, shown, runtime, options.score, options.limits
+                )
+            )
         manifest = described
     extra = {RECIPE_FILE: recipe_json(recipe, parity_figures(sources, parities, scores))}
     file = with_manifest(with_tflite_metadata(content, manifest), manifest, extra)

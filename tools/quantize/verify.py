@@ -195,16 +195,18 @@ def head_faults(
     raw: ModelManifest,
     photos: Iterable[npt.NDArray[np.uint8]],
     runtime: str,
+    score: float,
     limits: Limits,
 ) -> list[str]:
     """Compare a file that ends in TFLite_Detection_PostProcess with the same model before that was appended.
+
+    `score` is the confidence from which on detections count: both lists end somewhere among weak ones.
 
     Raises:
         ModelError: the file cannot be loaded or run.
         DelegateError: the runtime is not installed or does not work.
     """
     manifest = load_manifest(path)
-    score = raw.nms.score_threshold
     with contextlib.ExitStack() as stack:
         detectors = [
             stack.enter_context(contextlib.closing(Detector(described, backend, score)))
