@@ -28,7 +28,7 @@ class IsolatedBackend:
     input_shape: tuple[int, int, int, int]
     input_params: QuantizationParams | None
 
-    def __init__(self, path: Path, runtime: str, num_threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, runtime: str, num_threads: int | None = None) -> None:
         """Start the process and load the model in it.
 
         Raises:
@@ -36,7 +36,7 @@ class IsolatedBackend:
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, path, runtime, num_threads), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, model, runtime, num_threads), daemon=True)
         self._process.start()
         theirs.close()
         self.seconds: list[float] = []
@@ -70,10 +70,10 @@ class IsolatedBackend:
         return answer
 
 
-def _serve(connection: Connection, path: Path, runtime: str, num_threads: int | None) -> None:
+def _serve(connection: Connection, model: Path | bytes, runtime: str, num_threads: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     try:
-        backend = TfliteBackend(path, num_threads, runtime)
+        backend = TfliteBackend(model, num_threads, runtime)
         connection.send((backend.name, backend.input_shape, backend.input_params))
         while True:
             tensor = connection.recv()

@@ -211,7 +211,7 @@ def head_faults(
         detectors = [
             stack.enter_context(contextlib.closing(Detector(described, backend, score)))
             for described, backend in (
-                (raw, TfliteBackend(raw_content)),
+                (raw, IsolatedBackend(raw_content, runtime)),
                 (manifest, IsolatedBackend(path, runtime)),
             )
         ]
