@@ -15,6 +15,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edge_detector.backends.tflite import TfliteBackend
 from edge_detector.errors import ModelError
+from edge_detector.loader import load_manifest
 from edge_detector.manifest import SsdRawOutputs
 from edge_detector.model_file import read_model_file, with_manifest
 from edge_detector.postprocess.ssd import SsdDecoder
@@ -23,8 +24,10 @@ from edge_detector.registry import resolve_model
 from tools.quantize.flatbuffer import operator_name
 from tools.quantize.float_model import FloatModel
 from tools.quantize.float_tflite import load, recognise
+from tools.quantize.head import append_detection_op
 from tools.quantize.verify import compare_with_source
 
+OWN = Path(__file__).parents[2] / "fixtures" / "small_float.tflite"
 TINY = ("tiny_tf215_float.tflite", "tiny_tf219_float.tflite")
 
 
@@ -134,3 +137,18 @@ def test_a_model_with_our_manifest_keeps_it(tiny: tuple[Path, FloatModel], tmp_p
     again = load(tmp_path / "again.tflite", None)
     assert (again.manifest, again.content) == (model.manifest, model.content)
     assert read_model_file(tmp_path / "again.tflite") != again.content
+
+
+def test_our_own_model_loses_the_operator_that_was_appended(tmp_path: Path) -> None:
+    """Normalization, letterbox, labels and NMS are not derived anew but those of its manifest."""
+    manifest, content = load_manifest(OWN), read_model_file(OWN)
+    (tmp_path / "op.tflite").write_bytes(with_manifest(*append_detection_op(content, manifest)))
+    model = load(tmp_path / "op.tflite", None)
+    assert model.family == "float .tflite with TFLite_Detection_PostProcess, cut off"
+    assert model.manifest == manifest.model_copy(update={"outputs": model.manifest.outputs})
+    assert model.manifest.outputs == manifest.outputs
+    spec = manifest.input
+    tensor = np.random.default_rng(4).uniform(0, 255, (1, spec.height, spec.width, 3)).astype(np.float32)
+    found = TfliteBackend(model.content).infer(tensor)
+    for name, wanted in TfliteBackend(content).infer(tensor).items():
+        np.testing.assert_array_equal(found[name].values, wanted.values)
