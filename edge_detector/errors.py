@@ -31,6 +31,12 @@ class SourceError(EdgeDetectorError):
     exit_code = 66  # EX_NOINPUT
 
 
+class SourceLost(SourceError):  # noqa: N818 - named as one reads it
+    """No camera has given a picture for longer than it was given to come back; a new start may help."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
 class UnreadablePicture(SourceError):  # noqa: N818 - named as one reads it
     """One picture of several cannot be decoded; the next `read` continues with the rest."""
 

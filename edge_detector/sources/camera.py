@@ -25,7 +25,7 @@ class CaptureOptions:
         pixel_format: "mjpg" or "yuyv"; USB cameras only.
         rotation: degrees clockwise that the picture is turned by: 0, 90, 180 or 270.
         stream: "main" or "lores", which of its two streams a CSI camera gives.
-        transport: "tcp" or "udp"; RTSP only.
+        timeout_s: without a picture for so long, the device has failed.
         controls: settings of the device by the names that it has for them.
     """
 
@@ -34,23 +34,47 @@ class CaptureOptions:
     pixel_format: str | None = None
     rotation: int = 0
     stream: Literal["main", "lores"] = "main"
-    transport: Literal["tcp", "udp"] = "tcp"
+    timeout_s: float = 5.0
     controls: Mapping[str, ControlValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """When a camera is given up, in seconds.
+
+    Attributes:
+        open_s: opening it may take so long before the call counts as hanging.
+        grab_s: so may one picture; longer than the camera's own time-out.
+        frozen_s: without a change of any pixel for so long it is frozen; None never looks.
+        retry_s: pause before the first new try; doubles with each, +-20%.
+        retry_max_s: the longest such pause.
+        give_up_s: without a picture for so long it is lost.
+        max_abandoned: with so many hanging calls it is not tried any more.
+    """
+
+    open_s: float = 20.0
+    grab_s: float = 12.0
+    frozen_s: float | None = 60.0
+    retry_s: float = 0.5
+    retry_max_s: float = 30.0
+    give_up_s: float = 600.0
+    max_abandoned: int = 8
 
 
 class Camera(Protocol):
     """An open camera; every method may block, and all are called on one thread, its reader.
 
-    `grab` states the time-out that it keeps; a call that hangs for longer is given up by `LiveSource`.
+    A call that hangs is given up by `LiveSource`.
     """
 
+    name: str  # URI without credentials
     fps: float | None  # as the device states it
 
     def grab(self) -> tuple[npt.NDArray[np.uint8], float]:
         """Wait for the next picture; return it, (H, W, 3) uint8 RGB and owned by the caller, and `captured_at`.
 
         Raises:
-            SourceError: no picture came in time, or the device failed.
+            SourceError: no picture came within `CaptureOptions.timeout_s`, or the device failed.
         """
         ...
 

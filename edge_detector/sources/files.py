@@ -14,7 +14,7 @@ import numpy.typing as npt
 import edge_detector.assets
 from edge_detector.errors import EndOfStream, SourceError, UnreadablePicture
 from edge_detector.frame import Frame
-from edge_detector.sources import find_pictures
+from edge_detector.sources import SourceHealth, find_pictures
 from edge_detector.sources.opencv import open_capture
 from edge_detector.sources.pace import Pacer
 
@@ -47,6 +47,7 @@ class PictureFiles:
 
     live = False
     fps: float | None = None
+    health = SourceHealth()
 
     def __init__(self, paths: Sequence[Path], name: str) -> None:
         self.name = name
@@ -74,6 +75,8 @@ class VideoFile:
     With `loop` it stands for a camera: live, endless, at the clip's own rate. Without, every frame is given as fast as
     it is read, `captured_at` following the clip's own time from the moment it was opened.
     """
+
+    health = SourceHealth()
 
     def __init__(self, path: Path, name: str, loop: bool = False) -> None:
         self.live = loop

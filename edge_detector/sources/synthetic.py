@@ -1,9 +1,11 @@
-"""A camera that is computed: coloured boxes on known paths, faults at known frames."""
+"""A camera that is computed: known objects on known paths, faults at known frames."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast, get_args
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -11,22 +13,28 @@ import numpy.typing as npt
 
 from edge_detector.errors import EndOfStream, SourceError
 from edge_detector.frame import Frame
+from edge_detector.sources import Source, SourceHealth
+from edge_detector.sources.camera import CaptureOptions, Recovery, turned
+from edge_detector.sources.live import LiveSource
 from edge_detector.sources.pace import Pacer
+from edge_detector.sources.scenes import BoxScene, PeopleScene, Scene
 
-_BACKGROUND = 96
-_COLORS = np.array([[220, 40, 40], [40, 200, 60], [50, 80, 230]], np.uint8)  # R, G, B
-_SIZES_WH = np.array([[0.2, 0.3], [0.15, 0.15], [0.3, 0.2]])  # of the picture
-_STARTS_XY = np.array([[0.0, 0.1], [0.5, 0.5], [0.2, 0.8]])  # of the way that is free
-_STEPS_XY = np.array([[0.02, 0.01], [-0.015, 0.02], [0.01, -0.025]])  # of that way, per frame
+Fault = Literal["unplug", "stall", "freeze", "hang"]
+
+_NAME = "synthetic://"
+_UNPLUGGED_S = 3.0
+_SCENES: dict[str, Callable[[int, int], Scene]] = {"boxes": BoxScene, "people": PeopleScene}
 
 
 class SyntheticSource:
-    """Three boxes that bounce inside the picture.
+    """A scene as a source without a thread.
 
     Without `frames` it is live, endless and paced at `fps`; with `frames` it ends, and gives them as fast as they are
-    read.
-    `faults` maps a frame id to the error that reading this frame raises; the next read continues behind it.
+    read. `faults` maps a frame id to the error that reading this frame raises; the next read continues behind it.
     """
+
+    name = _NAME
+    health = SourceHealth()
 
     def __init__(
         self,
@@ -35,12 +43,12 @@ class SyntheticSource:
         fps: float = 30.0,
         frames: int | None = None,
         faults: Mapping[int, Exception] | None = None,
+        scene: Scene | None = None,
     ) -> None:
         self.live = frames is None
-        self.name = "synthetic://"
         self.frame_total = frames
         self.fps: float | None = fps
-        self._size_wh = np.array([width, height])
+        self._scene = scene or BoxScene(width, height)
         self._period_s = 1 / fps
         self._faults = faults or {}
         self._frame_id = 0
@@ -48,11 +56,8 @@ class SyntheticSource:
         self._pacer = Pacer(self._period_s)
 
     def boxes(self, frame_id: int) -> npt.NDArray[np.int64]:
-        """Return where the boxes are in that frame: (3, 4) x1, y1, x2, y2 in pixels, whole numbers."""
-        way = (_STARTS_XY + _STEPS_XY * frame_id) % 2
-        sizes_wh = np.maximum(1, np.rint(_SIZES_WH * self._size_wh).astype(np.int64))
-        corners_xy = np.rint((1 - np.abs(1 - way)) * (self._size_wh - sizes_wh)).astype(np.int64)
-        return np.concatenate([corners_xy, corners_xy + sizes_wh], axis=1)
+        """Return where the objects are in that frame: (N, 4) x1, y1, x2, y2 in pixels, whole numbers."""
+        return self._scene.boxes(frame_id)
 
     def read(self, timeout_s: float) -> Frame | None:
         """Return the next frame; see `Source.read`."""
@@ -65,32 +70,138 @@ class SyntheticSource:
         if frame_id in self._faults:
             raise self._faults[frame_id]
         captured_at = self._pacer.beat_s if self.live else self._start_s + frame_id * self._period_s
-        return Frame(self._draw(frame_id), frame_id, captured_at, time.time(), self.name)
+        return Frame(self._scene.draw(frame_id), frame_id, captured_at, time.time(), self.name)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
-    def _draw(self, frame_id: int) -> npt.NDArray[np.uint8]:
-        width, height = self._size_wh
-        image = np.full((height, width, 3), _BACKGROUND, np.uint8)
-        for (x1, y1, x2, y2), color in zip(self.boxes(frame_id), _COLORS, strict=True):
-            image[y1:y2, x1:x2] = color
-        return image
+
+class FaultyPlug:
+    """The hardware behind `SyntheticCamera`: it outlives the camera that is opened on it.
+
+    `faults` maps the number of a picture to what happens there: "unplug": it fails, and cannot be opened for
+    `unplugged_s` seconds; "stall": no picture until it is started again; "freeze": the same one until then; "hang":
+    the call never returns.
+    """
+
+    def __init__(
+        self, scene: Scene, fps: float, faults: Mapping[int, Fault] | None = None, unplugged_s: float = _UNPLUGGED_S
+    ) -> None:
+        self.fps = fps
+        self._scene = scene
+        self._faults = faults or {}
+        self._unplugged_s = unplugged_s
+        self._back_at = 0.0
+        self._number = 0
+        self._fault: Fault | None = None
+        self._pacer = Pacer(1 / fps)
+
+    def start(self) -> None:
+        """Make it deliver.
+
+        Raises:
+            SourceError: it is unplugged.
+        """
+        if time.monotonic() < self._back_at:
+            raise SourceError(f"{_NAME}: unplugged, as declared")
+        self._fault = None
+
+    def take(self, timeout_s: float) -> tuple[npt.NDArray[np.uint8], float]:
+        """Return the next picture and when it was taken; see `Camera.grab`."""
+        if self._fault is None and self._number in self._faults:
+            self._fault = self._faults[self._number]
+            self._number += 1  # each fault happens once
+            if self._fault == "unplug":
+                self._back_at = time.monotonic() + self._unplugged_s
+        if self._fault == "unplug":
+            raise SourceError(f"{_NAME}: unplugged, as declared")
+        if self._fault == "hang":
+            threading.Event().wait()
+        if self._fault == "stall" or not self._pacer.wait(timeout_s):
+            time.sleep(timeout_s if self._fault == "stall" else 0)
+            raise SourceError(f"{_NAME}: no picture for {timeout_s:g} s")
+        if self._fault is None:
+            self._number += 1
+        return self._scene.draw(self._number), self._pacer.beat_s
 
 
-def open_synthetic(address: str) -> SyntheticSource:
-    """Open `?width=&height=&fps=&frames=`, all optional.
+class SyntheticCamera:
+    """A scene as a camera; see `Camera`."""
+
+    name = _NAME
+
+    def __init__(self, plug: FaultyPlug, options: CaptureOptions) -> None:
+        """Open it.
+
+        Raises:
+            SourceError: it is unplugged.
+        """
+        self.fps: float | None = plug.fps
+        self._plug = plug
+        self._options = options
+        plug.start()
+
+    def grab(self) -> tuple[npt.NDArray[np.uint8], float]:
+        """Return the next picture; see `Camera.grab`."""
+        image, captured_at = self._plug.take(self._options.timeout_s)
+        return turned(image, self._options.rotation), captured_at
+
+    def restart(self) -> None:
+        """Start it again; see `Camera.restart`."""
+        self._plug.start()
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+
+def open_synthetic(
+    address: str, options: CaptureOptions | None = None, recovery: Recovery | None = None, required: bool = True
+) -> Source:
+    """Open `?width=&height=&fps=&frames=&scene=boxes|people&faults=unplug@100,freeze@300`, all optional.
 
     Raises:
-        SourceError: an unknown option, or a value that is not a positive number.
+        SourceError: an unknown option or a value that it cannot have.
     """
-    kinds = {"width": int, "height": int, "fps": float, "frames": int}
-    options: dict[str, float] = {}
-    for key, text in parse_qsl(address.lstrip("?"), keep_blank_values=True):
-        try:
-            options[key] = kinds[key](text)
-        except (KeyError, ValueError):
-            options[key] = 0
-        if not 0 < options[key] < 100_000:
-            raise SourceError(f"synthetic://{address}: {key}={text}: give {', '.join(kinds)} as positive numbers")
-    return SyntheticSource(**options)  # type: ignore[arg-type]  # the table above gives each its type
+    given = dict(parse_qsl(address.lstrip("?"), keep_blank_values=True))
+    options = options or CaptureOptions()
+    width, height = options.size_wh or (640, 480)
+    numbers = {"width": width, "height": height, "fps": options.fps or 30.0, "frames": None}
+    try:
+        values = {key: _positive(key, given.pop(key), numbers) for key in list(given) if key in numbers}
+        scene_class = _SCENES[given.pop("scene", "boxes")]
+        faults = _parse_faults(given.pop("faults", ""))
+        if given:
+            raise ValueError(f"{next(iter(given))} is unknown")
+    except (KeyError, ValueError) as error:
+        known = f"{', '.join(numbers)} as positive numbers, scene={'|'.join(_SCENES)}, faults={'|'.join(_FAULTS)}@FRAME"
+        raise SourceError(f"{_NAME}{address}: {error}; give {known}") from error
+    settings = numbers | values
+    scene = scene_class(cast(int, settings["width"]), cast(int, settings["height"]))
+    fps, frames = cast(float, settings["fps"]), cast("int | None", settings["frames"])
+    if frames is not None:
+        return SyntheticSource(fps=fps, frames=frames, scene=scene)
+    plug = FaultyPlug(scene, fps, faults)
+    return LiveSource(_NAME, lambda: SyntheticCamera(plug, options), recovery, required=required)
+
+
+_FAULTS: tuple[Fault, ...] = get_args(Fault)
+
+
+def _positive(key: str, text: str, numbers: Mapping[str, Any]) -> float:
+    try:
+        value = float(text) if key == "fps" else int(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < 100_000:
+        raise ValueError(f"{key}={text}")
+    return value
+
+
+def _parse_faults(text: str) -> dict[int, Fault]:
+    faults: dict[int, Fault] = {}
+    for item in filter(None, text.split(",")):
+        word, _, number = item.partition("@")
+        if word not in _FAULTS or not number.isdecimal():
+            raise ValueError(f"faults={item}")
+        faults[int(number)] = word
+    return faults
