@@ -169,10 +169,10 @@ class _Child:
 
     def __init__(self, job: Mapping[str, Any], runtime: str, stopped: Callable[[], bool]) -> None:
         self._stopped = stopped
-        self._library = job["library"]
-        self._words = {"library": self._library, "runtime": runtime, "python": sys.executable}
+        self._words = {"library": Path(job["library"]).name, "runtime": runtime, "python": sys.executable}
         self._stage = "start"
         self._last_lines: deque[str] = deque(maxlen=3)
+        self._partial_line = b""
         self._ended = False
         with contextlib.ExitStack() as resources:
             try:
@@ -222,7 +222,7 @@ class _Child:
         deadline = time.monotonic() + timeout_s
         while True:
             if self._stopped():
-                raise Interrupted(f"{self._library}: interrupted when it was to {self._stage}")
+                raise Interrupted(f"{self._words['library']}: interrupted when it was to {self._stage}")
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise self._error(f"has not answered for {timeout_s:g} s")
@@ -276,20 +276,25 @@ class _Child:
         raise self._error("has closed its socket" if status is None else f"ended with exit status {status}")
 
     def _read_output(self) -> None:
+        """Pass on what the process and the library have written; the last lines may explain an error to come."""
         try:
             output = os.read(self._output, 1 << 16)
         except BlockingIOError:
             return
         if not output:
-            self._poll.unregister(self._output)
-        for line in output.decode(errors="replace").splitlines():
-            logger.debug("%s: %s", self._library, line)
-            self._last_lines.append(line)
+            with contextlib.suppress(KeyError):  # unregistered before
+                self._poll.unregister(self._output)
+        *lines, self._partial_line = (self._partial_line + output).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace").strip()
+            logger.debug("%s: %s", self._words["library"], text)
+            if text and not text.startswith("INFO:"):
+                self._last_lines.append(text)
 
     def _error(self, what: str) -> DelegateError:
         lines = f" ({' | '.join(self._last_lines)})" if self._last_lines else ""
         advice = _ADVICE[self._stage].format_map(self._words)
-        return DelegateError(f"{self._library}: the process that was to {self._stage} {what}{lines}; {advice}")
+        return DelegateError(f"{self._words['library']}: the process that was to {self._stage} {what}{lines}; {advice}")
 
 
 def _details(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
