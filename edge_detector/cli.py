@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,7 +19,7 @@ from edge_detector import __version__
 from edge_detector.errors import EdgeDetectorError, SourceError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from edge_detector.config import Config
 
@@ -39,6 +41,7 @@ Labels = Annotated[str | None, typer.Option(metavar="FILE", help="Class names, i
 Threshold = Annotated[float | None, typer.Option(help="Drop detections below this confidence, 0 to 1.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of the interpreter.")]
 Runtime = Annotated[str | None, typer.Option(help="auto, litert or tflite.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, edgetpu, edgetpu:usb:0 or edgetpu:pci:0.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,15 +74,23 @@ def run(
     threshold: Threshold = None,
     threads: Threads = None,
     runtime: Runtime = None,
+    device: Device = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size to ask the camera for.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Pictures per second to ask the camera for.")] = None,
+    detect_fps: Annotated[float | None, typer.Option(help="At most so many inferences per second.")] = None,
     jsonl: Annotated[str | None, typer.Option(metavar="FILE|-", help="Append detections as lines of JSON.")] = None,
     video: Annotated[str | None, typer.Option(metavar="FILE", help="Write an annotated video.")] = None,
 ) -> None:
-    """Watch a camera, a stream or a file, and show it live in the browser."""
+    """Watch cameras, a stream or a file, and show them live in the browser."""
     from edge_detector.runtime.service import run_service
 
-    given = {"source": source, "http": http, "output": {"jsonl": jsonl, "video": video}}
-    settings = _settings(config, {**given, "model": _model(model, labels, threshold, threads, runtime)})
-    stats = run_service(settings, _stop_on_signals(), duration, _say)
+    given: dict[str, Any] = {"http": http, "output": {"jsonl": jsonl, "video": video}}
+    given["camera"] = {"source": source, "size": size, "fps": fps, "detect_fps": detect_fps}
+    settings = _settings(config, {**given, "model": _model(model, labels, threshold, threads, runtime, device)})
+    # What was named by hand must be there, a service waits for it; where nothing was, there is something to see.
+    by_hand = config is None or source is not None
+    fallback = "demo" if config is None and source is None else None
+    stats = run_service(settings, _stop_on_signals(), duration, _say, required=by_hand, fallback=fallback)
     _say(f"stopped: {stats.captured} pictures taken, {stats.inferred} searched, {stats.dropped} left out")
 
 
@@ -93,6 +104,7 @@ def detect(
     threshold: Threshold = None,
     threads: Threads = None,
     runtime: Runtime = None,
+    device: Device = None,
 ) -> None:
     """Find objects in pictures and videos; without --output and --jsonl, annotate into ./detections."""
     from contextlib import closing
@@ -102,9 +114,9 @@ def detect(
 
     if output is None and jsonl is None:
         output = Path("detections")
-    settings = _settings(None, {"model": _model(model, labels, threshold, threads, runtime)})
+    settings = _settings(None, {"model": _model(model, labels, threshold, threads, runtime, device)})
     interrupted = _stop_on_signals()
-    with closing(open_detector(settings.model)) as detector, _progress() as progress:
+    with closing(open_detector(settings.model, interrupted)) as detector, _progress() as progress:
         bar = progress.add_task("detecting", total=len(inputs))
         batch = Batch(
             detector, output, jsonl, interrupted, lambda done, total: progress.update(bar, completed=done, total=total)
@@ -150,7 +162,8 @@ def bench(
     model: Model = None,
     labels: Labels = None,
     runtime: Runtime = None,
-    threads: Threads = None,
+    device: Device = None,
+    threads: Annotated[str | None, typer.Option(metavar="N[,N...]", help="Threads; several are compared.")] = None,
     frames: Annotated[int, typer.Option(min=2, help="Pictures of the demo clip to time each stage on.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -160,11 +173,43 @@ def bench(
     from edge_detector.runtime.bench import measure
     from edge_detector.runtime.service import open_detector
 
-    settings = _settings(None, {"model": _model(model, labels, None, threads, runtime)})
-    with closing(open_detector(settings.model)) as detector, _progress() as progress:
-        bar = progress.add_task("measuring", total=None)
-        report = measure(detector, frames, lambda done, total: progress.update(bar, completed=done, total=total))
-    print(json.dumps(report.to_json()) if as_json else report.to_text())
+    reports = []
+    with _progress() as progress:
+        for number in _numbers(threads):
+            settings = _settings(None, {"model": _model(model, labels, None, number, runtime, device)})
+            bar = progress.add_task("measuring" if number is None else f"{number} threads", total=None)
+            with closing(open_detector(settings.model)) as detector:
+                on_progress = partial(_show_progress, progress, bar)
+                reports.append(measure(detector, frames, on_progress))
+    if as_json:
+        print(json.dumps(reports[0].to_json() if len(reports) == 1 else [report.to_json() for report in reports]))
+    else:
+        print("\n\n".join(report.to_text() for report in reports))
+
+
+def _numbers(text: str | None) -> list[int | None]:
+    try:
+        return [None] if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: give numbers, such as 4 or 1,2,4", param_hint="--threads") from error
+
+
+def _show_progress(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
+
+
+@app.command()
+def cameras() -> None:
+    """List the cameras that are connected, with the sizes and rates that they offer."""
+    from edge_detector.sources.auto import list_cameras
+
+    found = list_cameras()
+    for camera in found:
+        print(f"{camera.uri}  {camera.title}" + (f"  ({camera.problem})" if camera.problem else ""))
+        for mode in camera.modes:
+            print(f"    {mode}")
+    if not found:
+        _say("no camera found; a CSI camera needs python3-picamera2, a USB camera shows as /dev/videoN")
 
 
 def main() -> None:
@@ -174,9 +219,23 @@ def main() -> None:
     except EdgeDetectorError as error:
         logger.debug("", exc_info=error)
         if isinstance(error.__cause__, BrokenPipeError):
-            sys.exit(BROKEN_PIPE)
+            _exit(BROKEN_PIPE)
         print(f"edge-detector: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code)
+    except SystemExit as end:
+        _exit(end.code)
+
+
+def _exit(code: str | int | None) -> NoReturn:
+    """End the program, at once if a thread hangs in a call: Python would wait for its libraries' clean-up."""
+    from edge_detector.abandoned import count_abandoned
+
+    if count_abandoned():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -191,7 +250,12 @@ def _say(line: str) -> None:
 
 
 def _model(
-    path: str | None, labels: str | None, threshold: float | None, threads: int | None, runtime: str | None
+    path: str | None,
+    labels: str | None,
+    threshold: float | None,
+    threads: int | None,
+    runtime: str | None,
+    device: str | None,
 ) -> dict[str, Any]:
     return {
         "path": path,
@@ -199,14 +263,26 @@ def _model(
         "score_threshold": threshold,
         "num_threads": threads,
         "runtime": runtime,
+        "device": device,
     }
 
 
 def _settings(path: Path | None, given: dict[str, Any]) -> Config:
-    """Return the settings of a file, or the defaults, with the options that were given in their place."""
+    """Return the settings of a file, or the defaults, with the options that were given in their place.
+
+    A source replaces all cameras; the other keys of "camera" hold for each.
+    """
     from edge_detector.config import Config, load_config, parse_config
 
-    merged = (Config() if path is None else load_config(path)).model_dump()
+    settings = Config() if path is None else load_config(path)
+    merged = settings.model_dump()
+    camera = {name: option for name, option in given.pop("camera", {}).items() if option is not None}
+    if "source" in camera:
+        merged |= {"source": camera.pop("source"), "cameras": {}}
+        settings = parse_config(merged, "command line")
+    if camera:
+        merged["source"] = None
+        merged["cameras"] = {name: feed.model_dump() | camera for name, feed in settings.feeds.items()}
     for key, value in given.items():
         if isinstance(value, dict):
             merged[key] |= {name: option for name, option in value.items() if option is not None}

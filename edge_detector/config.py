@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_detector.errors import ConfigError
+from edge_detector.frame import parse_size
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -30,22 +33,90 @@ def _check_address(text: str) -> str:
     return text
 
 
+def _check_size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
+def _check_device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|edgetpu(:(usb|pci)(:\d+)?)?", text):
+        raise ValueError("give auto, cpu, edgetpu, edgetpu:usb:0 or edgetpu:pci:0")
+    return text
+
+
+def _with_secrets(text: str) -> str:
+    """Return `text` with `{EDGE_DETECTOR_NAME}` replaced by that environment variable."""
+
+    def value_of(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"the environment has no {match[1]}; set it, for example in EnvironmentFile= of systemd")
+        return os.environ[match[1]]
+
+    return re.sub(r"\{(EDGE_DETECTOR_[A-Z0-9_]+)\}", value_of, text)
+
+
+Source = Annotated[str, AfterValidator(_with_secrets)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ModelConfig(_Part):
-    """Which model, and how it is run; `path` is a file or the name of a shipped model."""
+    """Which model, and how it is run; `path` is a file or the name of a shipped model.
+
+    `edgetpu_path` is the same model compiled for the Edge TPU; the CPU stands in with `path` while the TPU is away,
+    unless `fallback` is false.
+    """
 
     path: str = DEFAULT_MODEL
+    edgetpu_path: str | None = None
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
+    fallback: bool = True
+    delegate_library: str = "libedgetpu.so.1"
+    invoke_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     labelmap_path: str | None = None
     runtime: Literal["auto", "litert", "tflite"] = "auto"
     num_threads: Annotated[int, Field(ge=1, le=64)] | None = None
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
+class CameraConfig(_Part):
+    """A camera: where it is, how it takes pictures, how often it is searched, and when it is given up.
+
+    Attributes:
+        source: URI; the query of a device's URI goes before the keys here.
+        size: "WIDTHxHEIGHT" to ask the device for.
+        fps: pictures per second to ask the device for.
+        format: "mjpg" or "yuyv"; USB cameras only.
+        rotation: degrees clockwise that the picture is turned by.
+        stream: which stream of a CSI camera to take, "main" or "lores".
+        controls: settings of the device by its own names.
+        detect: whether it is searched from the start.
+        detect_fps: at most so many inferences per second.
+        max_age_s: frames and boxes that are older are not used any more.
+        stall_s: without a picture for so long, though open, it is opened again.
+        frozen_s: so too if no pixel changed for so long, once; null never looks.
+        give_up_s: when no camera has given a picture for so long, the program ends with exit code 75.
+    """
+
+    source: Source = "auto"
+    size: Annotated[str, AfterValidator(_check_size)] | None = None
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    format: Literal["mjpg", "yuyv"] | None = None
+    rotation: Literal[0, 90, 180, 270] = 0
+    stream: Literal["main", "lores"] = "main"
+    controls: dict[str, bool | int | float | str] = {}
+    detect: bool = True
+    detect_fps: Annotated[float, Field(gt=0)] | None = None
+    max_age_s: Annotated[float, Field(gt=0)] = 10.0
+    stall_s: Annotated[float, Field(ge=0.5)] = 5.0
+    frozen_s: Annotated[float, Field(gt=0)] | None = 60.0
+    give_up_s: Annotated[float, Field(gt=0)] = 600.0
+
+
 class OutputConfig(_Part):
-    """Files that results are written to, beside the web page."""
+    """Files that results are written to, beside the web page; of several cameras, "{camera}" stands for the name."""
 
     jsonl: str | None = None
     video: str | None = None
@@ -54,10 +125,24 @@ class OutputConfig(_Part):
 class Config(_Part):
     """The whole file; every key has a default, so an empty file is valid."""
 
-    source: str = "auto"
+    source: Source | None = None
+    cameras: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], CameraConfig] = {}
     model: ModelConfig = ModelConfig()
     http: Annotated[str, AfterValidator(_check_address)] | None = "127.0.0.1:8080"
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Config:
+        if self.source is not None and self.cameras:
+            raise ValueError("give either source or cameras")
+        if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
+            raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
+        return self
+
+    @property
+    def feeds(self) -> dict[str, CameraConfig]:
+        """The cameras by name; `source` alone is one called "camera"."""
+        return self.cameras or {"camera": CameraConfig(source=self.source or "auto")}
 
 
 def load_config(path: Path) -> Config:
@@ -93,11 +178,15 @@ def _explain(item: Any) -> str:
         return f"{key}: unknown key; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
     if item["type"] in ("model_type", "model_attributes_type"):
         return f"{key}: must hold keys and values, got {item['input']!r}"
-    return f"{key}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
+    message = f"{key}: {item['msg'].removeprefix('Value error, ')}"
+    if key.endswith("source") or not isinstance(item["input"], bool | int | float | str | None):
+        return message  # may hold a password
+    return f"{message}, got {item['input']!r}"
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     part: Any = Config
     for key in location:
-        part = part.model_fields[str(key)].annotation
+        # A camera's name is no field: what `cameras` maps to is.
+        part = get_args(part)[1] if get_origin(part) is dict else part.model_fields[str(key)].annotation
     return list(part.model_fields)

@@ -19,6 +19,7 @@ from edge_detector.postprocess.ssd import SsdDecoder
 from edge_detector.preprocess.normalize import Normalizer, prepare
 from edge_detector.quantization import RawOutputs
 from edge_detector.registry import resolve_model
+from edge_detector.runtime.metrics import DetectorStatus
 
 
 class _Decoder(Protocol):
@@ -98,6 +99,25 @@ class Detector:
             "postprocess": time.perf_counter() - inferred_s,
         }
         return detections, timings_s
+
+    @property
+    def device(self) -> str:
+        """What the backend runs on now, such as "cpu" or "edgetpu:usb:0"."""
+        return self.status().device
+
+    def status(self) -> DetectorStatus:
+        """Return how inference is; from any thread."""
+        health = self.backend.health
+        return DetectorStatus(
+            model=self.manifest.name,
+            backend=self.backend.name,
+            wanted=health.wanted,
+            device=health.running,
+            state=health.state,
+            state_s=time.monotonic() - health.since,
+            failures=health.failures,
+            error=health.error,
+        )
 
     def close(self) -> None:
         """Release the model; safe to call twice."""

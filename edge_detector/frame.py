@@ -45,6 +45,8 @@ class FrameResult:
         detected_at: `captured_at` of the frame that the detections were computed on.
         timings_s: seconds per stage of that detection: "preprocess", "inference", "postprocess".
         fps: measured rates per second: "capture", "inference" (and "display" where drawn).
+        camera: name of the camera among those of this process.
+        device: what computed the detections: "cpu", "edgetpu:usb:0"; empty without any.
     """
 
     frame: Frame
@@ -52,8 +54,25 @@ class FrameResult:
     detected_at: float
     timings_s: Mapping[str, float] = field(default_factory=dict)
     fps: Mapping[str, float] = field(default_factory=dict)
+    camera: str = "camera"
+    device: str = ""
 
     @property
     def age_s(self) -> float:
         """Seconds by which the detections are older than the picture; 0 when they match."""
         return max(0.0, self.frame.captured_at - self.detected_at)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of "WIDTHxHEIGHT".
+
+    Raises:
+        ValueError: the text is no size, or one out of range.
+    """
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError("give a size as WIDTHxHEIGHT, such as 1280x720")
+    size_wh = int(width), int(height)
+    if not all(16 <= side <= 16384 for side in size_wh):
+        raise ValueError("give sides from 16 to 16384")
+    return size_wh

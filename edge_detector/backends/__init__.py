@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,31 @@ from edge_detector.quantization import QuantizationParams, RawOutputs
 _BACKENDS = {".tflite": "edge_detector.backends.tflite:TfliteBackend"}
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceHealth:
+    """Which device runs a model.
+
+    Attributes:
+        wanted: the one that was asked for: "cpu", "edgetpu:usb:0".
+        running: the one that runs it now.
+        state: "ok"; "fallback" while another stands in for the one that was asked for; "retrying" while that is tried.
+        since: monotonic time of the state's beginning.
+        failures: times that the wanted one failed.
+        error: why it failed last, until it runs again.
+        left_behind: processes that could not be ended.
+    """
+
+    wanted: str = "cpu"
+    running: str = "cpu"
+    state: Literal["ok", "fallback", "retrying"] = "ok"
+    since: float = 0.0
+    failures: int = 0
+    error: str | None = None
+    left_behind: int = 0
+
+
 class Backend(Protocol):
-    """A loaded model on one runtime. Used by one thread only.
+    """A loaded model on one runtime. Used by one thread only, but for `health`.
 
     `input_params` is None where the model takes real numbers (float32).
     """
@@ -25,6 +49,11 @@ class Backend(Protocol):
     name: str  # such as "LiteRT 2.3.0, 2 threads"
     input_shape: tuple[int, int, int, int]  # 1, height, width, 3
     input_params: QuantizationParams | None
+
+    @property
+    def health(self) -> DeviceHealth:
+        """The device that runs it; safe to read from any thread."""
+        ...
 
     def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
         """Run the model on `tensor`, shape `input_shape`, in the model's own dtype.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_detector.backends import Backend, check_input
+from edge_detector.backends import Backend, DeviceHealth, check_input
 from edge_detector.errors import ModelError
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
 
@@ -24,6 +24,8 @@ class ReplayBackend:
     Raises:
         ModelError: the file is missing or no recording.
     """
+
+    health = DeviceHealth()
 
     def __init__(self, path: Path) -> None:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_detector.backends import check_input
+from edge_detector.backends import DeviceHealth, check_input
 from edge_detector.errors import ConfigError, DelegateError, ModelError
 from edge_detector.model_file import read_model_file
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
@@ -47,6 +47,8 @@ class TfliteBackend:
         DelegateError: the runtime is not installed or does not work.
         ConfigError: `num_threads` or `runtime` is out of range.
     """
+
+    health = DeviceHealth()
 
     def __init__(self, model: Path | bytes, num_threads: int | None = None, runtime: str = "auto") -> None:
         threads = default_threads() if num_threads is None else num_threads
@@ -80,18 +82,17 @@ class TfliteBackend:
         Raises:
             ModelError: `tensor` has another shape or dtype, the model failed, or the backend is closed.
         """
-        if self._interpreter is None:
+        interpreter = self._interpreter  # another thread may close it while it runs
+        if interpreter is None:
             raise ModelError("the model is closed; open it again")
         check_input(tensor, self.input_shape, self.input_params)
-        self._interpreter.set_tensor(self._input_index, tensor)
+        interpreter.set_tensor(self._input_index, tensor)
         try:
-            self._interpreter.invoke()
+            interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"the model failed: {_first_line(error)}; convert it again") from error
         # get_tensor copies.
-        return {
-            name: QuantizedTensor(self._interpreter.get_tensor(index), params) for name, index, params in self._outputs
-        }
+        return {name: QuantizedTensor(interpreter.get_tensor(index), params) for name, index, params in self._outputs}
 
     def close(self) -> None:
         """Release the interpreter; safe to call twice."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -38,17 +37,17 @@ def open_jsonl(
 
 
 class _Lines:
-    """Makes a line of every inference; b"" for a result without one, or with that of the line before."""
+    """Makes a line of every inference; b"" for a result without one, or with that of its camera's line before."""
 
     def __init__(self, labels: Sequence[str], model_name: str) -> None:
         self._labels = labels
         self._model_name = model_name
-        self._detected_at = -math.inf
+        self._detected_at: dict[str, float] = {}  # by camera
 
     def line(self, result: FrameResult) -> bytes:
-        if not result.timings_s or result.detected_at == self._detected_at:
+        if not result.timings_s or result.detected_at == self._detected_at.get(result.camera):
             return b""
-        self._detected_at = result.detected_at
+        self._detected_at[result.camera] = result.detected_at
         return to_json(result, self._labels, self._model_name).encode() + b"\n"
 
 

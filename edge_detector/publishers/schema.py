@@ -15,17 +15,20 @@ def to_json(result: FrameResult, labels: Sequence[str], model_name: str) -> str:
     """Return one result as compact JSON on one line, without a line feed.
 
     `ts` is in seconds since the epoch; `box` in pixels of the original frame, `box_norm` in fractions of its width
-    and height, both x1, y1, x2, y2; `age_ms` says how much older the detections are than the frame.
+    and height, both x1, y1, x2, y2; `age_ms` says how much older the detections are than the frame; `device` what
+    computed them.
     """
     width, height = result.frame.size_wh
     document = {
         "schema": SCHEMA_VERSION,
         "ts": round(result.frame.wall_time, 3),
         "frame_id": result.frame.frame_id,
+        "camera": result.camera,
         "source": result.frame.source,
         "width": width,
         "height": height,
         "model": model_name,
+        "device": result.device,
         "latency_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in result.timings_s.items()},
         "age_ms": round(result.age_s * 1e3, 1),
         "detections": list(_detections(result, labels)),

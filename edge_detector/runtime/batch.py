@@ -14,7 +14,7 @@ from edge_detector.errors import PublishError, SourceError
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import Publisher, open_publisher
 from edge_detector.publishers.pictures import CopyNames
-from edge_detector.runtime.pipeline import Pipeline
+from edge_detector.runtime.pipeline import RecordedPipeline
 from edge_detector.runtime.service import USUAL_FPS
 from edge_detector.sources import Source, local_files, open_source
 from edge_detector.sources.files import PictureFiles
@@ -133,7 +133,7 @@ class Batch:
             self._on_progress(before + done, before + max(done, total or 0) + waiting)
 
         publishers = shared if video is None else (*shared, video)
-        pipeline = Pipeline(source, self._detector, publishers, stop, on_progress)
+        pipeline = RecordedPipeline(source, self._detector, publishers, stop, on_progress)
         stats = pipeline.run()
         self.report.frames += stats.inferred
         self.report.failed += stats.unreadable

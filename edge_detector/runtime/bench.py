@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 from edge_detector.assets import DEMO_CLIP
 from edge_detector.detector import Detector
 from edge_detector.errors import EndOfStream
-from edge_detector.frame import Frame, FrameResult
+from edge_detector.frame import Frame
 from edge_detector.manifest import LevelOutputs, NmsSpec, SsdRawOutputs
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.postprocess.ssd import SsdDecoder
@@ -24,7 +26,9 @@ from edge_detector.preprocess.letterbox import letterbox
 from edge_detector.preprocess.normalize import Normalizer, prepare
 from edge_detector.publishers import open_publisher
 from edge_detector.quantization import QuantizationParams, QuantizedTensor
-from edge_detector.runtime.pipeline import Pipeline
+from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.metrics import LatencyMeter
+from edge_detector.runtime.pipeline import LivePipeline
 from edge_detector.sources import open_source
 from edge_detector.sources.synthetic import SyntheticSource
 
@@ -52,6 +56,9 @@ class BenchReport:
         invoke_fps: inferences per second of a bare loop, best of the rounds.
         service_fps: the same of the live pipeline without viewers, best of the rounds.
         service_share: median over the rounds of service_fps / invoke_fps.
+        viewed_fps, viewed_share: the same while one viewer watches the live page.
+        latency_ms: "p50" and "p95" from taking a frame to publishing what was found in it, without viewers.
+        viewed_latency_ms: the same with one viewer.
     """
 
     model: str
@@ -63,6 +70,10 @@ class BenchReport:
     invoke_fps: float
     service_fps: float
     service_share: float
+    viewed_fps: float
+    viewed_share: float
+    latency_ms: Mapping[str, float]
+    viewed_latency_ms: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -76,8 +87,12 @@ class BenchReport:
             f"{'ms':32}{'p50':>9}{'p95':>9}{'min':>9}",
             *(f"{name:32}{row['p50']:9.2f}{row['p95']:9.2f}{row['min']:9.2f}" for name, row in rows.items()),
             f"not inference: {self.overhead_share:.1%} of the total",
-            f"service without viewers: {self.service_fps:.2f} fps; bare invoke loop: {self.invoke_fps:.2f} fps; "
-            f"ratio {self.service_share:.3f}",
+            f"bare invoke loop: {self.invoke_fps:.2f} fps",
+            f"service without viewers: {self.service_fps:.2f} fps, ratio {self.service_share:.3f}; "
+            f"frame to detection p50 {self.latency_ms['p50']:.0f} ms, p95 {self.latency_ms['p95']:.0f} ms",
+            f"service with one viewer: {self.viewed_fps:.2f} fps, ratio {self.viewed_share:.3f}; "
+            f"frame to detection p50 {self.viewed_latency_ms['p50']:.0f} ms, "
+            f"p95 {self.viewed_latency_ms['p95']:.0f} ms",
         ]
         return "\n".join(lines)
 
@@ -89,7 +104,7 @@ def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], N
         SourceError: the demo clip is missing.
         ModelError: the model failed.
     """
-    total = frames + 2 * _ROUNDS
+    total = frames + 3 * _ROUNDS
     pictures = _pictures(frames)
     for frame in pictures[:_WARM_UP]:
         detector.detect(frame)
@@ -101,13 +116,17 @@ def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], N
     columns = np.array(times_s)
     totals = columns.sum(axis=1)
     stages_ms = {name: _summary_ms(columns[:, index]) for index, name in enumerate(STAGES)}
-    rates = []
+    invoke: list[float] = []
+    alone: list[_ServiceRun] = []
+    viewed: list[_ServiceRun] = []
     for number in range(_ROUNDS):
         round_s = max(_ROUND_AT_LEAST_S, _ROUND_INFERENCES * float(np.median(totals)))
-        invoke_fps = _invoke_fps(detector, normalizer, pictures[0], round_s)
-        on_progress(frames + 2 * number + 1, total)
-        rates.append((invoke_fps, _service_fps(detector, round_s, invoke_fps)))
-        on_progress(frames + 2 * number + 2, total)
+        invoke.append(_invoke_fps(detector, normalizer, pictures[0], round_s))
+        on_progress(frames + 3 * number + 1, total)
+        alone.append(_run_service(detector, round_s, invoke[-1], viewers=0))
+        on_progress(frames + 3 * number + 2, total)
+        viewed.append(_run_service(detector, round_s, invoke[-1], viewers=1))
+        on_progress(frames + 3 * number + 3, total)
     return BenchReport(
         model=detector.manifest.name,
         backend=detector.backend.name,
@@ -115,9 +134,13 @@ def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], N
         stages_ms={**stages_ms, "total": _summary_ms(totals)},
         overhead_share=1 - float(np.median(columns[:, STAGES.index("invoke")]) / np.median(totals)),
         coco_decode_ms=_summary_ms(np.array(_coco_decode_s())),
-        invoke_fps=max(invoke for invoke, _ in rates),
-        service_fps=max(service for _, service in rates),
-        service_share=float(np.median([service / invoke for invoke, service in rates])),
+        invoke_fps=max(invoke),
+        service_fps=max(run.fps for run in alone),
+        service_share=_share(alone, invoke),
+        viewed_fps=max(run.fps for run in viewed),
+        viewed_share=_share(viewed, invoke),
+        latency_ms=_latency_ms(alone),
+        viewed_latency_ms=_latency_ms(viewed),
     )
 
 
@@ -158,37 +181,65 @@ def _invoke_fps(detector: Detector, normalizer: Normalizer, frame: Frame, durati
     return count / (time.perf_counter() - start_s)
 
 
-class _NewDetections:
-    """A publisher that notes when detections of another frame arrive."""
-
-    name = "bench"
-
-    def __init__(self) -> None:
-        self.times_s: list[float] = []
-        self._detected_at: float | None = None
-
-    def publish(self, result: FrameResult) -> None:
-        """Note the time if the detections are new."""
-        if result.timings_s and result.detected_at != self._detected_at:
-            self._detected_at = result.detected_at
-            self.times_s.append(time.perf_counter())
-
-    def close(self) -> None:
-        """Hold nothing."""
+@dataclass(frozen=True, slots=True)
+class _ServiceRun:
+    fps: float
+    p50_s: float
+    p95_s: float
 
 
-def _service_fps(detector: Detector, duration_s: float, invoke_fps: float) -> float:
-    """Return inferences per second of what `edge-detector run` does, its web page open and nobody watching it."""
+# Reads the live stream as fast as it comes, in a process of its own as a browser would, and says when it has begun.
+_VIEWER = """
+import sys, urllib.request
+stream = urllib.request.urlopen(sys.argv[1])
+stream.read(1)
+print("watching", flush=True)
+while stream.read(65536):
+    pass
+"""
+
+
+def _run_service(detector: Detector, duration_s: float, invoke_fps: float, viewers: int) -> _ServiceRun:
+    """Do what `edge-detector run` does, its web page open, with so many viewers."""
     labels, name = detector.manifest.labels, detector.manifest.name
-    arrivals = _NewDetections()
     with ExitStack() as stack:
         web = open_publisher("web", overlay=OverlayRenderer(labels), labels=labels, model_name=name, port=0)
         stack.enter_context(closing(web))
         source = SyntheticSource(1280, 720, fps=float(np.clip(2 * invoke_fps, *_CAMERA_FPS)))
         stack.enter_context(closing(source))
-        Pipeline(source, detector, [web, arrivals], threading.Event()).run(duration_s)
-    times_s = arrivals.times_s
-    return (len(times_s) - 1) / (times_s[-1] - times_s[0]) if len(times_s) > 1 else 0.0
+        feed = Feed("camera", source, [web])
+        pipeline = LivePipeline([feed], detector, stop := threading.Event())
+        running = threading.Thread(target=pipeline.run)
+        running.start()
+        stack.callback(running.join)
+        stack.callback(stop.set)
+        for _ in range(viewers):
+            stack.enter_context(_viewer(f"{web.name}stream.mjpg"))
+        feed.latency = LatencyMeter()  # what went before does not count
+        inferred, start_s = feed.stats.inferred, time.perf_counter()
+        time.sleep(duration_s)
+        fps = (feed.stats.inferred - inferred) / (time.perf_counter() - start_s)
+    return _ServiceRun(fps, feed.latency.percentile(50) or 0.0, feed.latency.percentile(95) or 0.0)
+
+
+@contextmanager
+def _viewer(url: str) -> Iterator[None]:
+    viewer = subprocess.Popen([sys.executable, "-c", _VIEWER, url], stdout=subprocess.PIPE)
+    try:
+        viewer.stdout.readline()  # type: ignore[union-attr]  # it is a pipe
+        yield
+    finally:
+        viewer.kill()
+        viewer.communicate()
+
+
+def _share(runs: Sequence[_ServiceRun], invoke_fps: Sequence[float]) -> float:
+    return float(np.median([run.fps / bare for run, bare in zip(runs, invoke_fps, strict=True)]))
+
+
+def _latency_ms(runs: Sequence[_ServiceRun]) -> dict[str, float]:
+    p50_s, p95_s = (np.median([getattr(run, name) for run in runs]) for name in ("p50_s", "p95_s"))
+    return {"p50": float(p50_s) * 1e3, "p95": float(p95_s) * 1e3}
 
 
 def _coco_decode_s() -> list[float]:

@@ -1,4 +1,4 @@
-"""From source to publishers: the threads, and what each hands to the next."""
+"""From sources to publishers: the threads, and what each hands to the next."""
 
 from __future__ import annotations
 
@@ -7,47 +7,149 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 
-import numpy as np
-
-from edge_detector.detections import Detections
+from edge_detector.abandoned import leave_behind
 from edge_detector.detector import Detector
-from edge_detector.errors import EndOfStream, UnreadablePicture
-from edge_detector.frame import Frame, FrameResult
+from edge_detector.errors import EndOfStream, SourceLost
+from edge_detector.frame import Frame
 from edge_detector.publishers import Publisher
-from edge_detector.runtime.mailbox import LatestFrame
-from edge_detector.runtime.metrics import PipelineStats, RateMeter
+from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.metrics import PipelineStats, ServiceStatus
+from edge_detector.runtime.process import process_status
 from edge_detector.sources import Source
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2  # how soon every thread notices that it shall stop
 _READ_AHEAD = 2  # decoded frames that wait for inference in file mode
-_JOIN_TIMEOUT_S = 30.0  # the slowest inference on the slowest board ends within it
+_JOIN_TIMEOUT_S = 0.8  # a slow inference may last longer: its thread is left behind
 _REPORT_PERIOD_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Inference:
-    """Detections and the frame that they were computed on, without its pixels."""
+class LivePipeline:
+    """Runs the newest frames of one or several live sources through one detector, each to its own publishers.
 
-    detections: Detections
-    detected_at: float
-    size_wh: tuple[int, int]
-    timings_s: Mapping[str, float]
+    A thread per feed reads its source and publishes every frame at once with that feed's newest detections. One thread
+    runs inference: of the feeds that have a frame it serves the one that it served longest ago.
+
+    The caller opens sources, detector and publishers and closes them after `run`. Setting `stop` ends the run.
+    """
+
+    def __init__(self, feeds: Sequence[Feed], detector: Detector, stop: threading.Event) -> None:
+        self.feeds = {feed.name: feed for feed in feeds}
+        self._detector = detector
+        self._stop = stop
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self._arrived = threading.Condition()
+        self._started_s = time.monotonic()
+
+    @property
+    def stats(self) -> PipelineStats:
+        """The counters of all feeds, summed."""
+        return sum((feed.stats for feed in self.feeds.values()), PipelineStats())
+
+    def status(self) -> ServiceStatus:
+        """Return how everything is; from any thread."""
+        cameras = {feed.name: feed.status() for feed in self.feeds.values()}
+        return ServiceStatus(self._detector.status(), process_status(self._started_s), cameras)
+
+    def set_detecting(self, name: str, on: bool) -> None:
+        """Pause or resume detection of the feed `name`; from any thread.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        self.feeds[name].detecting = on
+
+    def run(self, duration_s: float | None = None) -> PipelineStats:
+        """Run until a source ends, `stop` is set or `duration_s` seconds have passed; return the counters.
+
+        Raises:
+            SourceLost: no source has given a picture for as long as was given to it.
+            EdgeDetectorError: any other error of a stage; that of a publisher is counted instead.
+        """
+        deadline_s = time.monotonic() + (math.inf if duration_s is None else duration_s)
+        with ExitStack() as on_exit:
+            for feed in self.feeds.values():
+                on_exit.enter_context(_thread(f"feed of {feed.name}", self._ended, self._run_feed, feed))
+            on_exit.enter_context(_thread("inference", self._ended, self._run_inference))
+            report_s = time.monotonic() + _REPORT_PERIOD_S
+            while not self._stopping() and (now_s := time.monotonic()) < deadline_s:
+                self._stop.wait(min(_POLL_S, deadline_s - now_s))
+                if all(feed.source.health.lost for feed in self.feeds.values()):
+                    self._error = self._error or SourceLost(_loss(self.feeds.values()))
+                    break
+                if now_s >= report_s:
+                    self._log_rates()
+                    report_s += _REPORT_PERIOD_S
+        if self._error is not None and not isinstance(self._error, EndOfStream):
+            raise self._error
+        return self.stats
+
+    def _stopping(self) -> bool:
+        return self._stop.is_set() or self._ended.is_set()
+
+    def _log_rates(self) -> None:
+        for feed in self.feeds.values():
+            status = feed.status()
+            counts = status.stats.captured, status.stats.dropped, status.stats.publish_errors
+            rates = status.fps["capture"], status.fps["inference"]
+            logger.info(
+                "%s: %s, camera %.1f fps, inference %.1f fps; in all %d taken, %d left out, %d not published",
+                *(feed.name, status.state, *rates, *counts),
+            )
+
+    def _run_feed(self, feed: Feed) -> None:
+        try:
+            while not self._stopping():
+                frame = feed.read(_POLL_S)
+                if frame is not None:
+                    with self._arrived:
+                        feed.offer(frame)
+                        self._arrived.notify()
+                    feed.publish_newest(frame)
+        except BaseException as error:  # noqa: BLE001 - the main loop raises it
+            self._end(error)
+
+    def _run_inference(self) -> None:
+        try:
+            while not self._stopping():
+                taken = self._next(_POLL_S)
+                if taken is not None:
+                    feed, frame = taken
+                    feed.detect(self._detector, frame)
+        except BaseException as error:  # noqa: BLE001 - the main loop raises it
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        if not self._stopping():
+            self._error = error
+            self._ended.set()
+
+    def _next(self, timeout_s: float) -> tuple[Feed, Frame] | None:
+        """Wait for the frame whose turn it is."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._arrived:
+            while True:
+                now_s = time.monotonic()
+                waits_s = [(feed.ready_in_s(now_s), feed) for feed in self.feeds.values()]
+                ready = [feed for wait_s, feed in waits_s if wait_s <= 0]
+                if ready:
+                    feed = min(ready, key=lambda feed: feed.served_s)
+                    return feed, feed.take(now_s)
+                if now_s >= deadline_s:
+                    return None
+                self._arrived.wait(min(deadline_s - now_s, *(wait_s for wait_s, _ in waits_s)))
 
 
-class Pipeline:
-    """Runs frames of one source through one detector to all publishers.
+class RecordedPipeline:
+    """Runs every frame of a file or folder through the detector and to all publishers, in order.
 
-    A live source is sampled: a capture thread keeps the newest frame, an inference thread takes it when it is free, and
-    every captured frame is published at once with the newest detections. Of any other source every frame is detected
-    and published in order; only decoding runs ahead, in a thread.
-
-    The caller opens source, detector and publishers and closes them after `run`. Setting `stop` ends the run.
+    Only decoding runs ahead, in a thread. The caller opens source, detector and publishers and closes them after `run`.
+    Setting `stop` ends the run.
 
     Attributes:
         stats: the counters, up to date while it runs.
@@ -59,104 +161,43 @@ class Pipeline:
         detector: Detector,
         publishers: Sequence[Publisher],
         stop: threading.Event,
-        on_progress: Callable[[int, int | None], None] | None = None,
+        on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     ) -> None:
-        """Take the parts; `on_progress(done, total)` is called after each picture of a source that is not live."""
-        self.stats = PipelineStats()
-        self._source = source
+        """Take the parts; `on_progress(done, total)` is called after each picture."""
+        self._feed = Feed("camera", source, publishers)
+        self.stats = self._feed.stats
         self._detector = detector
-        self._publishers = publishers
         self._stop = stop
         self._ended = threading.Event()
         self._on_progress = on_progress
-        self._capture_rate = RateMeter()
-        self._inference_rate = RateMeter()
-        self._failing: set[str] = set()
-        self._newest: _Inference | None = None
 
     def run(self, duration_s: float | None = None) -> PipelineStats:
         """Run until the source ends, `stop` is set or `duration_s` seconds have passed; return the counters.
 
         Raises:
-            SourceError: the source failed.
-            EdgeDetectorError: any other error of a stage; that of a publisher is counted instead.
+            EdgeDetectorError: the source or the model failed; the error of a publisher is counted instead.
         """
         deadline_s = time.monotonic() + (math.inf if duration_s is None else duration_s)
-        with ExitStack() as on_exit:
-            (self._run_live if self._source.live else self._run_recorded)(deadline_s, on_exit)
+        frames: queue.Queue[Frame | BaseException] = queue.Queue(_READ_AHEAD)
+        with _thread("capture", self._ended, self._capture, frames):
+            while not self._stop.is_set() and time.monotonic() < deadline_s:
+                try:
+                    frame = frames.get(timeout=_POLL_S)
+                except queue.Empty:
+                    continue
+                if isinstance(frame, EndOfStream):
+                    self._report_progress()
+                    break
+                if isinstance(frame, BaseException):
+                    raise frame
+                self._feed.publish(frame, self._feed.detect(self._detector, frame))
+                self._report_progress()
         return self.stats
 
-    # Live: newest first.
-
-    def _run_live(self, deadline_s: float, on_exit: ExitStack) -> None:
-        to_detect: LatestFrame[Frame] = LatestFrame()
-        to_show: LatestFrame[Frame] = LatestFrame()
-        on_exit.enter_context(self._thread("capture", self._capture_live, to_detect, to_show))
-        on_exit.enter_context(self._thread("inference", self._detect_live, to_detect, to_show))
-        report_s = time.monotonic() + _REPORT_PERIOD_S
-        while not self._stopping() and (now_s := time.monotonic()) < deadline_s:
-            try:
-                frame = to_show.get(min(_POLL_S, deadline_s - now_s))
-            except EndOfStream:
-                return
-            if frame is not None:
-                self._publish(frame, self._newest)
-            if now_s >= report_s:
-                self._log_rates()
-                report_s += _REPORT_PERIOD_S
-
-    def _log_rates(self) -> None:
-        rates = self._capture_rate.per_second, self._inference_rate.per_second
-        counts = self.stats.captured, self.stats.dropped, self.stats.publish_errors
-        logger.info(
-            "camera %.1f fps, inference %.1f fps; in all %d taken, %d left out, %d not published", *rates, *counts
-        )
-
-    def _capture_live(self, to_detect: LatestFrame[Frame], to_show: LatestFrame[Frame]) -> None:
-        try:
-            while not self._stopping():
-                frame = self._read()
-                if frame is not None:
-                    to_detect.put(frame)
-                    to_show.put(frame)
-                    self.stats.dropped = to_detect.replaced
-        except BaseException as error:  # noqa: BLE001 - the main loop raises it
-            to_detect.close()
-            to_show.close(error)
-
-    def _detect_live(self, to_detect: LatestFrame[Frame], to_show: LatestFrame[Frame]) -> None:
-        try:
-            while not self._stopping():
-                frame = to_detect.get(_POLL_S)
-                if frame is not None:
-                    self._newest = self._detect(frame)
-        except EndOfStream:
-            pass
-        except BaseException as error:  # noqa: BLE001 - the main loop raises it
-            to_show.close(error)
-
-    # Files: every frame, in order.
-
-    def _run_recorded(self, deadline_s: float, on_exit: ExitStack) -> None:
-        frames: queue.Queue[Frame | BaseException] = queue.Queue(_READ_AHEAD)
-        on_exit.enter_context(self._thread("capture", self._capture_recorded, frames))
-        while not self._stopping() and time.monotonic() < deadline_s:
-            try:
-                frame = frames.get(timeout=_POLL_S)
-            except queue.Empty:
-                continue
-            if isinstance(frame, EndOfStream):
-                self._report_progress()
-                return
-            if isinstance(frame, BaseException):
-                raise frame
-            self._publish(frame, self._detect(frame))
-            self._report_progress()
-
-    def _capture_recorded(self, frames: queue.Queue[Frame | BaseException]) -> None:
+    def _capture(self, frames: queue.Queue[Frame | BaseException]) -> None:
         while not self._stopping():
             try:
-                item: Frame | BaseException | None = self._read()
+                item: Frame | BaseException | None = self._feed.read(_POLL_S)
             except BaseException as error:  # noqa: BLE001 - the main loop raises it
                 item = error
             while item is not None and not self._stopping():
@@ -168,67 +209,28 @@ class Pipeline:
             if isinstance(item, BaseException):
                 return
 
-    def _report_progress(self) -> None:
-        if self._on_progress is not None:
-            self._on_progress(self.stats.inferred + self.stats.unreadable, self._source.frame_total)
-
-    # Steps of both.
-
     def _stopping(self) -> bool:
         return self._stop.is_set() or self._ended.is_set()
 
-    def _read(self) -> Frame | None:
-        try:
-            frame = self._source.read(_POLL_S)
-        except UnreadablePicture as error:
-            self.stats.unreadable += 1
-            logger.warning("skipped %s", error)
-            return None
-        if frame is not None:
-            self.stats.captured += 1
-            self._capture_rate.tick()
-        return frame
-
-    def _detect(self, frame: Frame) -> _Inference:
-        detections, timings_s = self._detector.detect_timed(frame)
-        self.stats.inferred += 1
-        self._inference_rate.tick()
-        return _Inference(detections, frame.captured_at, frame.size_wh, timings_s)
-
-    def _publish(self, frame: Frame, inference: _Inference | None) -> None:
-        """Hand the frame to all publishers; without an inference yet, with no detections and no timings."""
-        if inference is None:
-            inference = _Inference(Detections.empty(), frame.captured_at, frame.size_wh, {})
-        detections = _in_pixels_of(frame, inference)
-        fps = {"capture": self._capture_rate.per_second, "inference": self._inference_rate.per_second}
-        result = FrameResult(frame, detections, inference.detected_at, inference.timings_s, fps)
-        for publisher in self._publishers:
-            try:
-                publisher.publish(result)
-            except Exception as error:  # noqa: BLE001 - one failing publisher must not stop the others
-                self.stats.publish_errors += 1
-                if publisher.name not in self._failing:
-                    self._failing.add(publisher.name)
-                    logger.error("%s: %s (further errors of it are only counted)", publisher.name, error)
-        self.stats.published += 1
-
-    @contextmanager
-    def _thread(self, name: str, work: Callable[..., None], *arguments: object) -> Iterator[None]:
-        """Run `work` in a thread while the block runs, then tell the thread to end and wait for it."""
-        thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join(_JOIN_TIMEOUT_S)
-            if thread.is_alive():
-                logger.warning("%s: the %s thread hangs in a call and is left behind", self._source.name, name)
+    def _report_progress(self) -> None:
+        self._on_progress(self.stats.inferred + self.stats.unreadable, self._feed.source.frame_total)
 
 
-def _in_pixels_of(frame: Frame, inference: _Inference) -> Detections:
-    """Return the detections in pixels of `frame`, also if the source has changed its resolution since."""
-    if inference.size_wh == frame.size_wh:
-        return inference.detections
-    scale_xy = np.divide(frame.size_wh, inference.size_wh, dtype=np.float32)
-    return replace(inference.detections, xyxy=inference.detections.xyxy * np.tile(scale_xy, 2))
+@contextmanager
+def _thread(name: str, ended: threading.Event, work: Callable[..., None], *arguments: object) -> Iterator[None]:
+    """Run `work` in a thread while the block runs, then tell the thread to end and wait for it."""
+    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_JOIN_TIMEOUT_S)
+        if thread.is_alive():
+            leave_behind(thread)
+            logger.warning("the thread %s hangs in a call and is left behind", name)
+
+
+def _loss(feeds: Iterable[Feed]) -> str:
+    errors = "; ".join(feed.source.health.error or f"{feed.source.name}: no picture" for feed in feeds)
+    return f"no camera gives pictures any more, and the time to wait for one is over: {errors}"

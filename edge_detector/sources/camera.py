@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_detector.errors import SourceError
+from edge_detector.frame import parse_size
 
 ControlValue = bool | int | float | str
 
@@ -118,18 +119,6 @@ def parse_options(query: str, options: CaptureOptions, name: str) -> CaptureOpti
         except ValueError as error:
             raise SourceError(f"{name}: {key}={text}: {error}") from error
     return replace(options, controls=controls, **changes)  # type: ignore[arg-type]  # checked above
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return width and height of "WIDTHxHEIGHT".
-
-    Raises:
-        ValueError: the text is no size, or one out of range.
-    """
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ValueError("give a size as WIDTHxHEIGHT, such as 1280x720")
-    return int(_in_range(int(width), 16, 16384)), int(_in_range(int(height), 16, 16384))
 
 
 def turned(image: npt.NDArray[np.uint8], rotation: int) -> npt.NDArray[np.uint8]:

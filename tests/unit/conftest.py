@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edge_detector.backends import check_input
+from edge_detector.backends import DeviceHealth, check_input
 from edge_detector.detector import Detector
 from edge_detector.manifest import DetectionOpOutputs, InputSpec, ModelManifest
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
@@ -23,6 +23,7 @@ class ColorBackend:
     """
 
     name = "colours"
+    health = DeviceHealth()
 
     def __init__(
         self, input_wh: tuple[int, int], delay_s: float = 0.0, fails_at: int = -1, error: Exception | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from edge_detector.backends import check_input
+from edge_detector.backends import DeviceHealth, check_input
 from edge_detector.errors import ModelError
 from edge_detector.manifest import LevelOutputs, ModelManifest, NmsSpec, SsdRawOutputs
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
@@ -25,6 +25,7 @@ class TorchBackend:
     """The network in eval mode and float32."""
 
     input_params: QuantizationParams | None = None
+    health = DeviceHealth()
 
     def __init__(self, model: SsdResNetFpn) -> None:
         side = model.arch.input_side

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from edge_detector.backends import DeviceHealth
 from edge_detector.backends.tflite import TfliteBackend
 from edge_detector.errors import EdgeDetectorError, ModelError
 from edge_detector.quantization import QuantizationParams, RawOutputs
@@ -27,6 +28,7 @@ class IsolatedBackend:
     name: str
     input_shape: tuple[int, int, int, int]
     input_params: QuantizationParams | None
+    health = DeviceHealth()
 
     def __init__(self, model: Path | bytes, runtime: str, num_threads: int | None = None) -> None:
         """Start the process and load the model in it.

@@ -7,7 +7,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aiohttp import web
@@ -17,12 +17,13 @@ from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.web.hub import FrameHub
-from edge_detector.publishers.web.routes import MAX_VIEWERS, STALL_S, Pages, is_loopback
+from edge_detector.publishers.web.routes import MAX_VIEWERS, STALL_S, Pages, Site, is_loopback
+from edge_detector.runtime.metrics import ServiceStatus
 
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 80
-CLOSE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 1.0
 REMEDIES = {
     errno.EADDRINUSE: "it is in use; stop the other program or choose another port",
     errno.EACCES: "it needs root rights; choose a port from 1024 up",
@@ -35,7 +36,8 @@ class WebPublisher:
 
     Pictures are drawn and encoded once for all viewers and only while somebody watches; a viewer who is slower than
     the camera skips pictures, one who takes none for `stall_s` seconds is dropped. Port 0 takes any free port; `url`
-    says where the page is.
+    says where the page is. Results of several cameras are told apart by `FrameResult.camera`. `status` tells how the
+    service is and `set_detecting(camera, on)` pauses and resumes detection; without them the page shows less.
 
     Raises:
         PublishError: the address cannot be listened on.
@@ -47,6 +49,9 @@ class WebPublisher:
         labels: Sequence[str],
         model_name: str,
         *,
+        cameras: Sequence[str] = ("camera",),
+        status: Callable[[], ServiceStatus] | None = None,
+        set_detecting: Callable[[str, bool], None] | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         max_viewers: int = MAX_VIEWERS,
@@ -57,14 +62,13 @@ class WebPublisher:
         self.name = self.url
         self._overlay = overlay
         self._loopback_only = is_loopback(host)
-        self._ready: Future[tuple[asyncio.AbstractEventLoop, FrameHub, Pages]] = Future()
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, Mapping[str, FrameHub], Pages]] = Future()
         self._stop = asyncio.Event()
         self._closed = False
-        self._thread = threading.Thread(
-            target=self._run, args=(labels, model_name, max_viewers, stall_s), name="web server", daemon=True
-        )
+        site = Site(tuple(cameras), labels, model_name, max_viewers, stall_s, status, set_detecting)
+        self._thread = threading.Thread(target=self._run, args=(site,), name="web server", daemon=True)
         self._thread.start()
-        self._loop, self._hub, self._pages = self._ready.result()
+        self._loop, self._hubs, self._pages = self._ready.result()
         if not self._loopback_only:
             logger.warning("%s can be opened by anybody on the network", self.url)
 
@@ -76,17 +80,17 @@ class WebPublisher:
     @property
     def encoded(self) -> int:
         """How many pictures have been encoded."""
-        return self._hub.encoded
+        return sum(hub.encoded for hub in self._hubs.values())
 
     def publish(self, result: FrameResult) -> None:
-        """Make `result` the newest; returns at once.
+        """Make `result` the newest of its camera; returns at once.
 
         Raises:
             PublishError: the publisher is closed or its thread has died.
         """
         if self._closed or not self._thread.is_alive():
             raise PublishError(f"the web server at {self.url} has stopped")
-        self._loop.call_soon_threadsafe(self._hub.announce, result)
+        self._loop.call_soon_threadsafe(self._hubs[result.camera].announce, result)
 
     def close(self) -> None:
         """Send all viewers away and free the port."""
@@ -98,26 +102,27 @@ class WebPublisher:
         self._thread.join(CLOSE_TIMEOUT_S)
         self._socket.close()
 
-    def _run(self, labels: Sequence[str], model_name: str, max_viewers: int, stall_s: float) -> None:
+    def _run(self, site: Site) -> None:
         try:
-            asyncio.run(self._serve(labels, model_name, max_viewers, stall_s))
+            asyncio.run(self._serve(site))
         except Exception as error:
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
 
-    async def _serve(self, labels: Sequence[str], model_name: str, max_viewers: int, stall_s: float) -> None:
+    async def _serve(self, site: Site) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as executor:
-            hub = FrameHub(self._draw_jpeg, executor)
-            pages = Pages(hub, labels, model_name, max_viewers=max_viewers, stall_s=stall_s)
+            hubs = {camera: FrameHub(self._draw_jpeg, executor) for camera in site.cameras}
+            pages = Pages(hubs, site)
             app = pages.application(loopback_only=self._loopback_only)
             # Handlers are cancelled when their client goes, so that no viewer is counted who has left.
-            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
             await runner.setup()
             await web.SockSite(runner, self._socket).start()
-            self._ready.set_result((asyncio.get_running_loop(), hub, pages))
+            self._ready.set_result((asyncio.get_running_loop(), hubs, pages))
             await self._stop.wait()
-            hub.close()
+            for hub in hubs.values():
+                hub.close()
             await runner.cleanup()
 
     def _draw_jpeg(self, result: FrameResult) -> bytes:

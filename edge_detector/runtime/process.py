@@ -1,0 +1,24 @@
+"""What this process uses, from /proc."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+from edge_detector.abandoned import count_abandoned
+from edge_detector.runtime.metrics import ProcessStatus
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def process_status(started_s: float) -> ProcessStatus:
+    """Return what the process uses now; `started_s` is the monotonic time of its start."""
+    return ProcessStatus(
+        uptime_s=time.monotonic() - started_s,
+        threads=threading.active_count(),
+        open_fds=len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - names are enough
+        rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES,
+        abandoned=count_abandoned(),
+    )
