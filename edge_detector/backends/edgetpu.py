@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_detector.backends import check_input
+from edge_detector.backends import DeviceHealth, check_input
 from edge_detector.backends.tflite import _choose_runtime, _import_interpreter, _input_shape, _params, default_threads
 from edge_detector.errors import ConfigError, DelegateError, ModelError
 from edge_detector.model_file import read_model_file
@@ -44,7 +44,8 @@ _ADVICE = {  # stage of the worker -> what to do when it goes wrong there
     "open the device": "plug it in, see that `lsusb` or `ls /dev/apex_*` lists it and that this user is in the group "
     "plugdev (USB) or apex (PCIe), and install a {library} that is built for {runtime}",
     "load the model": "compile it for this device (edgetpu_compiler), and install a {library} built for {runtime}",
-    "run the model": "unplug the device and plug it in again, at a port or hub with enough power",
+    "run the model": "unplug the device and plug it in again, at a port or hub with enough power; see that {library} "
+    "is built for {runtime}",
 }
 
 _left_behind: list[subprocess.Popen[bytes]] = []
@@ -108,7 +109,9 @@ class EdgeTpuBackend:
         _import_interpreter(chosen)  # says better than the child what is wrong with it
         read_tflite(read_model_file(model), model.name)
         title = f"{chosen.title} {importlib.metadata.version(chosen.package)}"
-        self.name = f"{title}, {' '.join(['Edge TPU', device]).strip()}"
+        self.name = f"{title}, {f'Edge TPU {device}'.strip()}"
+        self._device = f"edgetpu:{device}".rstrip(":")
+        self._since = time.monotonic()
         self._invoke_timeout_s = invoke_timeout_s
         self._busy = threading.Lock()
         self._closed = False
@@ -126,6 +129,12 @@ class EdgeTpuBackend:
         except BaseException:
             self._child.end()
             raise
+
+    @property
+    def health(self) -> DeviceHealth:
+        """The device that runs it; safe to read from any thread."""
+        error, left_behind = self._failure, count_left_behind()
+        return DeviceHealth(self._device, self._device, "ok", self._since, int(error is not None), error, left_behind)
 
     def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
         """Run the model on `tensor`, shape `input_shape`, in the model's own dtype.
@@ -202,7 +211,7 @@ class _Child:
             self._poll.register(self._output, select.POLLIN)
             self._resources = resources.pop_all()
 
-    def map_tensors(self, details: list[dict[str, Any]], size: int) -> list[npt.NDArray[Any]]:
+    def map_tensors(self, details: list[Mapping[str, Any]], size: int) -> list[npt.NDArray[Any]]:
         """Return views of the shared memory, `size` bytes, which live as long as they are used."""
         memory = mmap.mmap(self._memory, size)
         return [np.ndarray(item["shape"], item["dtype"], memory, item["offset"]) for item in details]
@@ -297,6 +306,6 @@ class _Child:
         return DelegateError(f"{self._words['library']}: the process that was to {self._stage} {what}{lines}; {advice}")
 
 
-def _details(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _details(items: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
     """Return descriptions of tensors as the runtime itself gives them."""
     return [item | {key: np.array(item[key]) for key in ("shape", "shape_signature")} for item in items]
