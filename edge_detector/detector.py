@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from edge_detector.backends import Backend
+from edge_detector.backends import Backend, DeviceOptions
 from edge_detector.detections import Detections
 from edge_detector.errors import ConfigError, EdgeDetectorError, ModelError
 from edge_detector.frame import Frame
@@ -63,6 +64,9 @@ class Detector:
         num_threads: int | None = None,
         runtime: str = "auto",
         threshold: float | None = None,
+        *,
+        device: DeviceOptions | None = None,
+        stop: threading.Event | None = None,
     ) -> Detector:
         """Load a model by path or name; see `resolve_model` and `load_model`.
 
@@ -71,7 +75,7 @@ class Detector:
             DelegateError: the runtime is not installed or does not work.
             ConfigError: `num_threads`, `runtime` or `threshold` is out of range.
         """
-        loaded = load_model(resolve_model(model), labels, num_threads, runtime)
+        loaded = load_model(resolve_model(model), labels, num_threads, runtime, device, stop)
         try:
             return cls(loaded.manifest, loaded.backend, threshold)
         except EdgeDetectorError:

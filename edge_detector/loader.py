@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_detector.backends import Backend, open_backend
+from edge_detector.backends import Backend, DeviceOptions
+from edge_detector.backends.failover import open_device
 from edge_detector.errors import ModelError
 from edge_detector.labels import read_labels
 from edge_detector.manifest import ModelManifest
@@ -33,17 +35,24 @@ class LoadedModel:
 
 
 def load_model(
-    path: Path, labels: Path | None = None, num_threads: int | None = None, runtime: str = "auto"
+    path: Path,
+    labels: Path | None = None,
+    num_threads: int | None = None,
+    runtime: str = "auto",
+    device: DeviceOptions | None = None,
+    stop: threading.Event | None = None,
 ) -> LoadedModel:
     """Load the .tflite file `path`; `labels`, a file, goes before the labels that it carries.
 
+    Setting `stop` ends a wait for the device.
+
     Raises:
         ModelError: the file cannot be used, see `load_manifest`.
-        DelegateError: the runtime is not installed or does not work.
-        ConfigError: `num_threads` or `runtime` is out of range.
+        DelegateError: the runtime is not installed or does not work, or the device is away and must not be.
+        ConfigError: `num_threads`, `runtime` or the device is out of range.
     """
     manifest = load_manifest(path, labels)
-    return LoadedModel(manifest, open_backend(path, num_threads, runtime))
+    return LoadedModel(manifest, open_device(path, device or DeviceOptions(), num_threads, runtime, stop))
 
 
 def load_manifest(path: Path, labels: Path | None = None) -> ModelManifest:

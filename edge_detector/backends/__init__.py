@@ -40,6 +40,25 @@ class DeviceHealth:
     left_behind: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """Which device shall run a model.
+
+    Attributes:
+        device: "auto", "cpu", "edgetpu", "edgetpu:usb:0", "edgetpu:pci:0".
+        edgetpu_model: the model compiled for the Edge TPU; None: `<name>_edgetpu.tflite` beside the other.
+        fallback: the CPU stands in while the device is away.
+        library: the delegate's shared library.
+        invoke_timeout_s: an inference that takes longer hangs.
+    """
+
+    device: str = "auto"
+    edgetpu_model: Path | None = None
+    fallback: bool = True
+    library: str = "libedgetpu.so.1"
+    invoke_timeout_s: float = 5.0
+
+
 class Backend(Protocol):
     """A loaded model on one runtime. Used by one thread only, but for `health`.
 

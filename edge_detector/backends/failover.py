@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from edge_detector.backends import Backend, DeviceHealth, open_backend
-from edge_detector.backends.edgetpu import LIBRARY, EdgeTpuBackend, Interrupted, count_left_behind, split_device
+from edge_detector.backends import Backend, DeviceHealth, DeviceOptions, open_backend
+from edge_detector.backends.edgetpu import EdgeTpuBackend, Interrupted, count_left_behind, split_device
 from edge_detector.errors import DelegateError, EdgeDetectorError, ModelError
 from edge_detector.model_file import read_model_file
 from edge_detector.quantization import QuantizationParams, RawOutputs
@@ -233,44 +233,39 @@ class _Spec:
 
 def open_device(
     cpu_model: Path,
-    *,
-    device: str = "auto",
-    edgetpu_model: Path | None = None,
-    fallback: bool = True,
+    options: DeviceOptions,
     num_threads: int | None = None,
     runtime: str = "auto",
-    library: str = LIBRARY,
-    invoke_timeout_s: float = 5.0,
     stop: threading.Event | None = None,
 ) -> Backend:
-    """Load a model on the device that the config's word names, see `split_device`.
+    """Load a model on the device that the options name.
 
     An Edge TPU runs `edgetpu_model`, or `<name>_edgetpu.tflite` beside `cpu_model`; "auto" uses one if there is such a
     file. Waits for the device end early once `stop` is set.
 
     Raises:
-        ConfigError: `device`, `num_threads` or `runtime` is out of range.
+        ConfigError: the device, `num_threads` or `runtime` is out of range.
         ModelError: a file cannot be used, or the two are not the same model.
-        DelegateError: the runtime does not work, or the Edge TPU does not and `fallback` is false.
+        DelegateError: the runtime does not work, or the Edge TPU does not and there is no fallback.
     """
-    kind, unit = split_device(device)
-    compiled = edgetpu_model or cpu_model.with_name(f"{cpu_model.stem}_edgetpu.tflite")
-    if kind == "cpu" or (kind == "auto" and edgetpu_model is None and not compiled.is_file()):
+    kind, unit = split_device(options.device)
+    compiled = options.edgetpu_model or cpu_model.with_name(f"{cpu_model.stem}_edgetpu.tflite")
+    if kind == "cpu" or (kind == "auto" and options.edgetpu_model is None and not compiled.is_file()):
         return open_backend(cpu_model, num_threads, runtime)
     _check_twins(cpu_model, compiled)
     return FailoverBackend(
         lambda stopped: EdgeTpuBackend(
             compiled,
             unit,
-            library=library,
+            library=options.library,
             num_threads=num_threads,
             runtime=runtime,
-            invoke_timeout_s=invoke_timeout_s,
+            invoke_timeout_s=options.invoke_timeout_s,
             stopped=stopped,
         ),
         lambda: open_backend(cpu_model, num_threads, runtime),
-        wanted="edgetpu" if kind == "auto" else device,
-        fallback=fallback or kind == "auto",
+        wanted="edgetpu" if kind == "auto" else options.device,
+        fallback=options.fallback or kind == "auto",
         stopped=stop.is_set if stop is not None else lambda: False,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from edge_detector.backends import DeviceOptions
 from edge_detector.config import CameraConfig, Config, ModelConfig, parse_address
 from edge_detector.detector import Detector
 from edge_detector.errors import ConfigError
@@ -30,12 +31,16 @@ def open_detector(model: ModelConfig, stop: threading.Event | None = None) -> De
         ModelError: it is unknown, or its file cannot be used.
         DelegateError: the runtime is not installed, does not work, or the device is away and must not be.
     """
+    device = DeviceOptions(
+        device=model.device,
+        edgetpu_model=None if model.edgetpu_path is None else Path(model.edgetpu_path),
+        fallback=model.fallback,
+        library=model.delegate_library,
+        invoke_timeout_s=model.invoke_timeout_s,
+    )
+    labels = None if model.labelmap_path is None else Path(model.labelmap_path)
     return Detector.open(
-        model.path,
-        None if model.labelmap_path is None else Path(model.labelmap_path),
-        model.num_threads,
-        model.runtime,
-        model.score_threshold,
+        model.path, labels, model.num_threads, model.runtime, model.score_threshold, device=device, stop=stop
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_detector.config import Config, load_config, parse_address
+from edge_detector.config import CameraConfig, Config, load_config, parse_address
 from edge_detector.errors import ConfigError
 
 
@@ -24,6 +24,35 @@ def test_shipped_sample_states_every_key_with_its_default(repository: Path) -> N
         assert part.model_fields_set == set(type(part).model_fields)
 
 
+def test_cameras_in_the_sample_are_valid_and_show_every_key(repository: Path, tmp_path: Path) -> None:
+    text = (repository / "systemd" / "edge-detector.yaml").read_text(encoding="utf-8")
+    example = "\n".join(line[1:] for line in text.splitlines() if line.startswith(("#cameras:", "#  ")))
+    cameras = load(tmp_path, example).cameras
+    assert {key for camera in cameras.values() for key in camera.model_fields_set} == set(CameraConfig.model_fields)
+    defaults = CameraConfig()
+    for key in ("detect", "max_age_s", "stall_s", "frozen_s", "give_up_s"):
+        assert getattr(cameras["front"], key) == getattr(defaults, key)
+
+
+def test_one_source_is_a_camera_with_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "source: csi://0").feeds == {"camera": CameraConfig(source="csi://0")}
+    assert load(tmp_path, "").feeds == {"camera": CameraConfig(source="auto")}
+
+
+def test_password_comes_from_the_environment_and_stays_out_of_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_DETECTOR_PASSWORD", "s3cret")
+    text = "source: rtsp://me:{EDGE_DETECTOR_PASSWORD}@host/x"
+    assert load(tmp_path, text).feeds["camera"].source == "rtsp://me:s3cret@host/x"
+    with pytest.raises(ConfigError, match="either source or cameras") as caught:
+        load(tmp_path, f"{text}\ncameras: {{door: {{}}}}")
+    assert "s3cret" not in str(caught.value)
+    monkeypatch.delenv("EDGE_DETECTOR_PASSWORD")
+    with pytest.raises(ConfigError, match="source: the environment has no EDGE_DETECTOR_PASSWORD"):
+        load(tmp_path, text)
+
+
 def test_empty_file_means_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "# nothing set\n") == Config()
 
@@ -31,11 +60,16 @@ def test_empty_file_means_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle: {}", r"modle: unknown key; known here: source, model, http, output"),
+        ("modle: {}", r"modle: unknown key; known here: source, cameras, model, http, output"),
         (
             "model: {pth: x}",
-            r"model\.pth: unknown key; known here: path, labelmap_path, runtime, num_threads, score_threshold",
+            r"model\.pth: unknown key; known here: path, edgetpu_path, device, fallback",
         ),
+        ("cameras: {door: {sorce: x}}", r"cameras\.door\.sorce: unknown key; known here: source, size, fps"),
+        ("cameras: {door: {size: big}}", r"cameras\.door\.size: give a size as WIDTHxHEIGHT.*got 'big'"),
+        ("cameras: {front door: {}}", r"cameras\.front door.*should match pattern"),
+        ("cameras: {a: {}, b: {}}\noutput: {video: x.mp4}", r"output\.video: of several cameras, write \{camera\}"),
+        ("model: {device: tpu}", r"model\.device: give auto, cpu, edgetpu.*got 'tpu'"),
         ("model: {score_threshold: 1.5}", r"model\.score_threshold: .*less than or equal to 1.*got 1\.5"),
         ("model: {score_threshold: .nan}", r"model\.score_threshold"),
         ("model: {num_threads: 0}", r"model\.num_threads: .*greater than or equal to 1.*got 0"),

@@ -10,7 +10,8 @@ import pytest
 from edge_detector.detector import Detector
 from edge_detector.errors import ModelError, PublishError, SourceError, UnreadablePicture
 from edge_detector.frame import Frame, FrameResult
-from edge_detector.runtime.pipeline import Pipeline
+from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
 from edge_detector.sources.synthetic import SyntheticSource
 
 BLUE = 2  # drawn last: never covered
@@ -50,7 +51,7 @@ def blue_box(result: FrameResult) -> np.ndarray:
 
 def test_every_frame_of_a_file_is_published_in_order_with_its_own_detections(color_detector: MakeDetector) -> None:
     source, out = SyntheticSource(160, 120, frames=40), Collector()
-    stats = Pipeline(source, color_detector(), [out], threading.Event()).run()
+    stats = RecordedPipeline(source, color_detector(), [out], threading.Event()).run()
     assert [result.frame.frame_id for result in out.results] == list(range(40))
     for result in out.results:
         assert result.age_s == 0
@@ -63,7 +64,7 @@ def test_two_runs_on_a_file_give_the_same_detections(color_detector: MakeDetecto
     runs = []
     for _ in range(2):
         out = Collector()
-        Pipeline(SyntheticSource(frames=10), color_detector(), [out], threading.Event()).run()
+        RecordedPipeline(SyntheticSource(frames=10), color_detector(), [out], threading.Event()).run()
         runs.append(np.concatenate([result.detections.xyxy for result in out.results]))
     assert np.array_equal(*runs)
 
@@ -71,7 +72,7 @@ def test_two_runs_on_a_file_give_the_same_detections(color_detector: MakeDetecto
 def test_progress_counts_up_to_the_total_with_unreadable_pictures(color_detector: MakeDetector) -> None:
     source = SyntheticSource(frames=6, faults={2: UnreadablePicture("2.jpg: damaged"), 5: UnreadablePicture("5.jpg")})
     out, progress = Collector(), list[tuple[int, int | None]]()
-    pipeline = Pipeline(
+    pipeline = RecordedPipeline(
         source, color_detector(), [out], threading.Event(), lambda done, total: progress.append((done, total))
     )
     stats = pipeline.run()
@@ -84,7 +85,7 @@ def test_progress_counts_up_to_the_total_with_unreadable_pictures(color_detector
 def test_failing_file_is_raised_after_the_frames_before_it(color_detector: MakeDetector) -> None:
     source, out = SyntheticSource(frames=6, faults={3: SourceError("disk removed")}), Collector()
     with pytest.raises(SourceError, match="disk removed"):
-        Pipeline(source, color_detector(), [out], threading.Event()).run()
+        RecordedPipeline(source, color_detector(), [out], threading.Event()).run()
     assert [result.frame.frame_id for result in out.results] == [0, 1, 2]
 
 
@@ -92,7 +93,7 @@ def test_failing_model_ends_the_run_on_a_file(color_detector: MakeDetector) -> N
     detector = color_detector(fails_at=2, error=ModelError("invoke failed"))
     out = Collector()
     with pytest.raises(ModelError, match="invoke failed"):
-        Pipeline(SyntheticSource(frames=50), detector, [out], threading.Event()).run()
+        RecordedPipeline(SyntheticSource(frames=50), detector, [out], threading.Event()).run()
     assert len(out.results) == 2
 
 
@@ -100,7 +101,7 @@ def test_stop_ends_a_long_file_soon(color_detector: MakeDetector) -> None:
     stop, out = threading.Event(), Collector()
     threading.Timer(0.2, stop.set).start()
     start_s = time.monotonic()
-    Pipeline(SyntheticSource(frames=99_999), color_detector(delay_s=0.02), [out], stop).run()
+    RecordedPipeline(SyntheticSource(frames=99_999), color_detector(delay_s=0.02), [out], stop).run()
     assert time.monotonic() - start_s < 3
     assert 0 < len(out.results) < 99_999
 
@@ -121,7 +122,7 @@ def test_decoding_runs_ahead_of_inference(color_detector: MakeDetector) -> None:
             super().publish(result)
 
     out = Patient()
-    Pipeline(WatchedSource(frames=5), color_detector(), [out], threading.Event()).run()
+    RecordedPipeline(WatchedSource(frames=5), color_detector(), [out], threading.Event()).run()
     assert len(out.results) == 5
 
 
@@ -130,7 +131,9 @@ def test_decoding_runs_ahead_of_inference(color_detector: MakeDetector) -> None:
 
 def test_live_source_is_published_at_its_rate_while_slow_inference_drops_frames(color_detector: MakeDetector) -> None:
     source, out = SyntheticSource(160, 120, fps=50), Collector()
-    stats = Pipeline(source, color_detector(delay_s=0.2), [out], threading.Event()).run(duration_s=2)
+    stats = LivePipeline([Feed("camera", source, [out])], color_detector(delay_s=0.2), threading.Event()).run(
+        duration_s=2
+    )
     assert stats.published > 3 * stats.inferred  # publishing does not wait for inference
     assert 2 <= stats.inferred <= 11
     assert stats.dropped > 0
@@ -142,7 +145,7 @@ def test_live_source_is_published_at_its_rate_while_slow_inference_drops_frames(
 
 def test_live_detections_are_those_of_the_frame_that_they_name(color_detector: MakeDetector) -> None:
     source, out = SyntheticSource(160, 120, fps=50), Collector()
-    Pipeline(source, color_detector(delay_s=0.1), [out], threading.Event()).run(duration_s=1)
+    LivePipeline([Feed("camera", source, [out])], color_detector(delay_s=0.1), threading.Event()).run(duration_s=1)
     frame_ids = {result.frame.captured_at: result.frame.frame_id for result in out.results}
     detected = [result for result in out.results if result.timings_s and result.detected_at in frame_ids]
     assert detected
@@ -155,7 +158,9 @@ def test_live_detections_are_those_of_the_frame_that_they_name(color_detector: M
 
 def test_before_the_first_inference_frames_are_published_without_detections(color_detector: MakeDetector) -> None:
     out = Collector()
-    Pipeline(SyntheticSource(fps=50), color_detector(delay_s=0.3), [out], threading.Event()).run(duration_s=0.6)
+    LivePipeline([Feed("camera", SyntheticSource(fps=50), [out])], color_detector(delay_s=0.3), threading.Event()).run(
+        duration_s=0.6
+    )
     assert len(out.results[0].detections) == 0
     assert out.results[0].timings_s == {}
     assert len(out.results[-1].detections) == 3
@@ -173,7 +178,7 @@ def test_detections_follow_a_change_of_resolution(color_detector: MakeDetector) 
             return Frame(image, frame.frame_id, frame.captured_at, frame.wall_time, frame.source)
 
     source, out = Resized(160, 120, fps=50), Collector()
-    Pipeline(source, color_detector(delay_s=0.15), [out], threading.Event()).run(duration_s=0.7)
+    LivePipeline([Feed("camera", source, [out])], color_detector(delay_s=0.15), threading.Event()).run(duration_s=0.7)
     frame_ids = {result.frame.captured_at: result.frame.frame_id for result in out.results}
     mixed = [r for r in out.results if r.timings_s and frame_ids[r.detected_at] < 10 <= r.frame.frame_id]
     assert mixed
@@ -185,7 +190,9 @@ def test_detections_follow_a_change_of_resolution(color_detector: MakeDetector) 
 def test_failing_camera_ends_the_run(color_detector: MakeDetector, error: Exception) -> None:
     stop = threading.Event()
     with pytest.raises(type(error), match=str(error)):
-        Pipeline(SyntheticSource(fps=100, faults={5: error}), color_detector(), [], stop).run(duration_s=20)
+        LivePipeline([Feed("camera", SyntheticSource(fps=100, faults={5: error}), [])], color_detector(), stop).run(
+            duration_s=20
+        )
     assert not stop.is_set()  # it is the caller's
 
 
@@ -193,7 +200,7 @@ def test_failing_model_ends_a_live_run(color_detector: MakeDetector) -> None:
     detector = color_detector(fails_at=2, error=ModelError("invoke failed"))
     start_s = time.monotonic()
     with pytest.raises(ModelError, match="invoke failed"):
-        Pipeline(SyntheticSource(fps=100), detector, [], threading.Event()).run(duration_s=20)
+        LivePipeline([Feed("camera", SyntheticSource(fps=100), [])], detector, threading.Event()).run(duration_s=20)
     assert time.monotonic() - start_s < 5
 
 
@@ -201,13 +208,13 @@ def test_stop_ends_a_live_run_soon_even_when_the_camera_is_silent(color_detector
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     start_s = time.monotonic()
-    Pipeline(SyntheticSource(fps=0.01), color_detector(), [], stop).run()
+    LivePipeline([Feed("camera", SyntheticSource(fps=0.01), [])], color_detector(), stop).run()
     assert time.monotonic() - start_s < 2
 
 
 def test_duration_ends_a_live_run(color_detector: MakeDetector) -> None:
     start_s = time.monotonic()
-    Pipeline(SyntheticSource(), color_detector(), [], threading.Event()).run(duration_s=0.3)
+    LivePipeline([Feed("camera", SyntheticSource(), [])], color_detector(), threading.Event()).run(duration_s=0.3)
     assert 0.3 <= time.monotonic() - start_s < 2
 
 
@@ -219,7 +226,7 @@ def test_failing_publisher_is_counted_logged_once_and_does_not_stop_the_others(
 ) -> None:
     broken = Collector("broken", fails=lambda result: result.frame.frame_id >= 3)
     sound = Collector("sound")
-    stats = Pipeline(SyntheticSource(frames=10), color_detector(), [broken, sound], threading.Event()).run()
+    stats = RecordedPipeline(SyntheticSource(frames=10), color_detector(), [broken, sound], threading.Event()).run()
     assert (len(broken.results), len(sound.results)) == (3, 10)
     assert stats.publish_errors == 7
     assert len(caplog.records) == 1
