@@ -20,7 +20,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets")),
     (2, ("manifest_rules", "preprocess", "postprocess", "tracking", "runtime.mailbox", "runtime.metrics")),
     (3, ("sources.camera", "sources", "backends", "publishers", "overlay", "jpeg")),
-    (5, ("loader", "detector", "runtime.pipeline")),
+    (5, ("loader", "detector", "runtime.pipeline", "runtime.feed", "runtime.process")),
     (6, ("runtime", "cli", "commands", "__main__", "")),
 )
 STAGES = ("sources", "preprocess", "backends", "postprocess", "tracking", "publishers")

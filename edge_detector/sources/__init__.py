@@ -126,8 +126,9 @@ def open_source(
     Raises:
         SourceError: unknown scheme, no such camera, no such file, or not readable.
     """
-    scheme, address = _split(uri)
+    scheme = ""
     try:
+        scheme, address = _split(uri)
         if scheme in _OTHERS:
             settings = (options, recovery, required) if scheme == "synthetic" else ()
             opened: Source = _resolve(_OTHERS[scheme])(address, *settings)

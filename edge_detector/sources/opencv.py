@@ -40,7 +40,10 @@ def _silence_opencv() -> None:
 
 
 class StreamCamera:
-    """A network stream; see `Camera`. Size and rate are the sender's."""
+    """A network stream; see `Camera`. Size and rate are the sender's.
+
+    If the size changes in mid-stream, OpenCV scales to the first until the stream is opened anew.
+    """
 
     def __init__(self, uri: str, options: CaptureOptions) -> None:
         """Open it.

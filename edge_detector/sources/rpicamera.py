@@ -208,7 +208,8 @@ _REMEDIES = {
 
 def _explain(number: int, error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    kinds = {TimeoutError: "time-out", IndexError: "out of range"}
-    lowered = next((word for kind, word in kinds.items() if isinstance(error, kind)), text.lower())
-    remedy = next((advice for sign, advice in _REMEDIES.items() if sign in lowered), "see `journalctl -k`")
-    return f"csi://{number}: {text}: {remedy}"
+    if isinstance(error, TimeoutError | IndexError):
+        sign = "time" if isinstance(error, TimeoutError) else "out of range"
+    else:
+        sign = next((sign for sign in _REMEDIES if sign in text.lower()), "")
+    return f"csi://{number}: {text}: {_REMEDIES.get(sign, 'see `journalctl -k`')}"

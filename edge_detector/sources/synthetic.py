@@ -81,7 +81,7 @@ class FaultyPlug:
 
     `faults` maps the number of a picture to what happens there: "unplug": it fails, and cannot be opened for
     `unplugged_s` seconds; "stall": no picture until it is started again; "freeze": the same one until then; "hang":
-    the call never returns.
+    the call returns when `hang_ends` is set, which nobody does.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class FaultyPlug:
         self._scene = scene
         self._faults = faults or {}
         self._unplugged_s = unplugged_s
+        self.hang_ends = threading.Event()
         self._back_at = 0.0
         self._number = 0
         self._fault: Fault | None = None
@@ -116,7 +117,7 @@ class FaultyPlug:
         if self._fault == "unplug":
             raise SourceError(f"{_NAME}: unplugged, as declared")
         if self._fault == "hang":
-            threading.Event().wait()
+            self.hang_ends.wait()
         if self._fault == "stall" or not self._pacer.wait(timeout_s):
             time.sleep(timeout_s if self._fault == "stall" else 0)
             raise SourceError(f"{_NAME}: no picture for {timeout_s:g} s")

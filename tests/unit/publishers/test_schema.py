@@ -15,10 +15,12 @@ def test_document_has_the_fields_of_schema_1(make_result: MakeResult) -> None:
         "schema": 1,
         "ts": 1700000000.123,
         "frame_id": 7,
+        "camera": "camera",
         "source": "clip.mp4",
         "width": 160,
         "height": 120,
         "model": "tiny",
+        "device": "",
         "latency_ms": {"preprocess": 2.0, "inference": 400.0},
         "age_ms": 250.0,
         "detections": [

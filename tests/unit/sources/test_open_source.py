@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from edge_detector.errors import SourceError
 from edge_detector.sources import open_source, redact
+from edge_detector.sources.camera import CaptureOptions
 
 
 def write_picture(path: Path) -> None:
@@ -37,7 +41,7 @@ def test_credentials_are_redacted(uri: str, shown: str) -> None:
     ("uri", "message"),
     [
         ("gopher://camera", "unknown kind of source 'gopher'.*v4l2"),
-        ("csi://0", "CSI cameras are not supported yet"),
+        ("csi://0", "csi://0|csi: .*python3-picamera2"),
         ("/dev/video99", "/dev/video99: no such camera"),
         ("99", "/dev/video99: no such camera"),
         ("v4l2://99", "/dev/video99: no such camera"),
@@ -76,10 +80,18 @@ def test_folder_and_pattern_give_pictures_in_the_order_of_their_names(tmp_path: 
 
 @pytest.mark.parametrize("scheme", ["rtmp", "rtmps", "rtp", "srt", "tcp", "udp"])
 def test_other_streams_are_opened_as_such(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr("edge_detector.sources.opencv.open_stream", opened.append)
-    open_source(f"{scheme}://host:1234/x")
-    assert opened == [f"{scheme}://host:1234/x"]
+    opened = threading.Event()
+    uris: list[str] = []
+
+    def open_stream(uri: str, options: CaptureOptions) -> NoReturn:
+        uris.append(uri)
+        opened.set()
+        raise SourceError("seen")
+
+    monkeypatch.setattr("edge_detector.sources.opencv.StreamCamera", open_stream)
+    with closing(open_source(f"{scheme}://host:1234/x", required=False)):
+        assert opened.wait(5)
+    assert uris == [f"{scheme}://host:1234/x"]
 
 
 def test_pattern_that_is_none_is_a_source_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -109,11 +121,12 @@ def test_folder_without_pictures_is_a_source_error(tmp_path: Path) -> None:
 def test_auto_falls_back_only_when_asked_and_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_detector.sources.opencv._devices", list)  # a machine without cameras
+    monkeypatch.setattr("edge_detector.sources.auto.list_cameras", list)  # a machine without cameras
     with pytest.raises(SourceError, match="no camera found"):
         open_source("auto")
     with caplog.at_level(logging.WARNING):
         source = open_source("auto", fallback="synthetic://")
+    source.close()
     assert source.name == "synthetic://"
     assert len(caplog.records) == 1
 

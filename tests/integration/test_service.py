@@ -1,0 +1,273 @@
+"""`edge-detector run` in every state that a camera can be in: what it says, and that it ends when told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL = REPOSITORY / "tests" / "fixtures" / "detection_op.tflite"
+EX_TEMPFAIL = 75
+ENDS_WITHIN_S = 2.0
+
+
+class Service:
+    """The command in a process of its own, its log and its answers."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *arguments: str, **environment: str) -> None:
+        config = folder / "settings.yaml"
+        config.write_text(json.dumps({"model": {"path": str(MODEL)}, "http": "127.0.0.1:0"} | settings))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "edge_detector", "run", "--config", str(config), *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for_line(self, text: str, limit_s: float = 30) -> str:
+        found = self._wait(lambda: next((line for line in self.lines if text in line), None), limit_s, text)
+        assert isinstance(found, str)
+        return found
+
+    def wait_for_status(self, condition: Callable[[dict[str, Any]], bool], limit_s: float = 30) -> dict[str, Any]:
+        def met() -> dict[str, Any] | None:
+            status = self.get("/api/status")["service"]
+            return status if condition(status) else None
+
+        found = self._wait(met, limit_s, "status")
+        assert isinstance(found, dict)
+        return found
+
+    def wait_for_state(self, state: str, camera: str = "camera") -> dict[str, Any]:
+        return self.wait_for_status(lambda status: status["cameras"][camera]["state"] == state)
+
+    @property
+    def url(self) -> str:
+        match = re.search(r"http://127\.0\.0\.1:\d+", self.wait_for_line(" -> "))
+        assert match is not None
+        return match[0]
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=5) as response:
+            content = response.read()
+            return json.loads(content) if "json" in response.headers["Content-Type"] else content.decode()
+
+    def post(self, path: str, content: Any) -> Any:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(content).encode(), headers)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return json.loads(response.read())
+
+    def end(self) -> int:
+        """Send SIGTERM and return the exit code, which must come within two seconds."""
+        start_s = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(20)
+        took_s = time.monotonic() - start_s
+        self._reader.join()
+        assert took_s < ENDS_WITHIN_S, (took_s, self.lines)
+        assert not [line for line in self.lines if "Traceback" in line or "Fatal" in line], self.lines
+        return code
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+
+    def _wait(self, found: Callable[[], Any], limit_s: float, what: str) -> Any:
+        start_s = time.monotonic()
+        while time.monotonic() - start_s < limit_s:
+            result = found()
+            if result is not None:
+                return result
+            assert self.process.poll() is None, self.lines
+            time.sleep(0.05)
+        raise AssertionError(f"{what} did not come: {self.lines}")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def run(settings: dict[str, Any], *arguments: str, **environment: str) -> Service:
+        services.append(Service(tmp_path, settings, *arguments, **environment))
+        return services[-1]
+
+    yield run
+    for service in services:
+        service.kill()
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where connections are taken and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def synthetic(faults: str = "", **settings: Any) -> dict[str, Any]:
+    source = f"synthetic://?width=64&height=48&fps=50&faults={faults}"
+    return {"cameras": {"camera": {"source": source, "stall_s": 0.5, **settings}}}
+
+
+Start = Callable[..., Service]
+
+
+def test_ends_while_all_is_well(start: Start) -> None:
+    service = start(synthetic())
+    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    assert service.end() == 0
+    assert "stopped:" in service.lines[-1]
+
+
+def test_ends_while_a_viewer_watches(start: Start) -> None:
+    service = start(synthetic())
+    with urllib.request.urlopen(service.url + "/stream.mjpg", timeout=5) as stream:
+        assert len(stream.read(2000)) == 2000
+        assert service.end() == 0
+
+
+def test_ends_while_a_camera_of_the_command_line_is_being_opened(start: Start, silent_port: int) -> None:
+    service = start({}, "--source", f"rtsp://user:secret@127.0.0.1:{silent_port}/x")
+    time.sleep(3)
+    assert service.process.poll() is None
+    assert service.end() == 0
+    assert "secret" not in "".join(service.lines)
+
+
+def test_ends_while_a_camera_of_the_config_is_being_opened(start: Start, silent_port: int) -> None:
+    service = start({"source": f"rtsp://127.0.0.1:{silent_port}/x"})
+    service.wait_for_state("opening")
+    assert service.end() == 0
+
+
+def test_ends_while_a_camera_is_away_and_says_so(start: Start) -> None:
+    service = start({"source": "rtsp://user:secret@127.0.0.1:9/x"})
+    status = service.wait_for_state("reconnecting")
+    assert "cannot be opened" in status["cameras"]["camera"]["error"]
+    assert 'camera_up{camera="camera",source="rtsp://***@127.0.0.1:9/x",state="reconnecting"} 0.0' in service.get(
+        "/metrics"
+    )
+    assert service.end() == 0
+    assert "secret" not in "".join(service.lines)
+
+
+def test_ends_while_a_camera_stalls(start: Start) -> None:
+    service = start(synthetic("stall@20", stall_s=30.0))
+    service.wait_for_status(lambda status: (status["cameras"]["camera"]["silent_s"] or 0) > 1)
+    assert service.end() == 0
+
+
+def test_ends_while_a_camera_hangs_in_a_call(start: Start) -> None:
+    service = start(synthetic("hang@20", stall_s=30.0))
+    service.wait_for_status(lambda status: (status["cameras"]["camera"]["silent_s"] or 0) > 1)
+    assert service.end() == 0
+    assert "hangs" in "".join(service.lines)
+
+
+def test_ends_after_a_hanging_call_was_left_behind(start: Start) -> None:
+    service = start(synthetic("hang@20"))
+    status = service.wait_for_status(lambda status: status["process"]["abandoned"] == 1)
+    assert status["cameras"]["camera"]["recovery"]["abandoned"] == 1
+    service.wait_for_state("live")
+    assert service.end() == 0
+
+
+def test_ends_while_a_camera_is_unplugged(start: Start) -> None:
+    service = start(synthetic("unplug@20"))
+    service.wait_for_state("reconnecting")
+    assert service.end() == 0
+
+
+def test_ends_while_the_picture_is_frozen(start: Start) -> None:
+    service = start(synthetic("freeze@20", frozen_s=0.3))
+    service.wait_for_line("has not changed")
+    assert service.end() == 0
+
+
+def test_ends_while_detection_is_paused_and_resumes_when_told(start: Start) -> None:
+    service = start(synthetic())
+    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    assert service.post("/api/detect", {"on": False}) == {"camera": "camera", "on": False}
+    time.sleep(0.3)
+    paused = service.get("/api/status")["service"]["cameras"]["camera"]
+    time.sleep(0.5)
+    later = service.get("/api/status")["service"]["cameras"]["camera"]
+    assert not later["detecting"]
+    assert later["stats"]["inferred"] == paused["stats"]["inferred"]
+    assert later["stats"]["captured"] > paused["stats"]["captured"]
+    assert service.get("/api/detections")["detections"] == []
+    service.post("/api/detect", {"on": True})
+    service.wait_for_status(
+        lambda status: status["cameras"]["camera"]["stats"]["inferred"] > later["stats"]["inferred"] + 5
+    )
+    service.post("/api/detect", {"on": False})
+    assert service.end() == 0
+
+
+def test_camera_that_stays_away_ends_the_program_with_a_code_of_its_own(start: Start) -> None:
+    service = start(synthetic("unplug@20", give_up_s=1.0))
+    assert service.process.wait(30) == EX_TEMPFAIL
+    service._reader.join()
+    assert "edge-detector: error: no camera gives pictures any more" in service.lines[-1]
+
+
+def test_cameras_are_served_in_turn_and_one_that_is_away_does_not_stop_the_other(start: Start) -> None:
+    cameras = {
+        "fast": {"source": "synthetic://?width=64&height=48&fps=60"},
+        "slow": {"source": "synthetic://?width=96&height=48&fps=60", "detect_fps": 5},
+        "gone": {"source": "rtsp://127.0.0.1:9/x", "give_up_s": 0.5},
+    }
+    service = start({"cameras": cameras})
+    status = service.wait_for_status(lambda status: status["cameras"]["slow"]["stats"]["inferred"] > 15)
+    assert 4 < status["cameras"]["slow"]["fps"]["inference"] < 6
+    assert status["cameras"]["fast"]["fps"]["inference"] > 20
+    assert status["cameras"]["gone"]["state"] == "reconnecting"
+    assert service.get("/api/detections?camera=fast")["width"] == 64
+    assert service.get("/api/detections?camera=slow")["width"] == 96
+    assert service.get("/api/status?camera=slow")["camera"] == "slow"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        service.get("/api/detections?camera=none")
+    metrics = service.get("/metrics")
+    for name in cameras:
+        assert f'edge_detector_captured_total{{camera="{name}"}}' in metrics
+    assert 'edge_detector_latency_seconds_bucket{camera="fast",le="+Inf"}' in metrics
+    assert service.end() == 0
+
+
+def test_lines_of_json_name_the_camera(start: Start, tmp_path: Path) -> None:
+    cameras = {name: {"source": "synthetic://?width=64&height=48&fps=30"} for name in ("a", "b")}
+    service = start({"cameras": cameras, "output": {"jsonl": str(tmp_path / "lines")}})
+    service.wait_for_status(lambda status: status["cameras"]["b"]["stats"]["inferred"] > 20)
+    assert service.end() == 0
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    for name in cameras:
+        ids = [line["frame_id"] for line in lines if line["camera"] == name]
+        assert len(ids) > 10
+        assert {line["device"] for line in lines} == {"cpu"}
