@@ -100,8 +100,10 @@ def main() -> int:
     with log_path.open("w") as log:
         uri = f"rtsp://user:secret@127.0.0.1:{relay.port}/camera"
         service = subprocess.Popen(
-            [sys.executable, "-m", "edge_detector", "run", "--source", uri, "--model", arguments.model]
-            + ["--http", "127.0.0.1:0"],
+            [
+                *(sys.executable, "-m", "edge_detector", "run", "--source", uri),
+                *("--model", arguments.model, "--http", "127.0.0.1:0"),
+            ],
             cwd=REPOSITORY,
             stderr=log,
         )
