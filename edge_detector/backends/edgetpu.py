@@ -150,18 +150,18 @@ class EdgeTpuBackend:
             check_input(tensor, self.input_shape, self.input_params)
             if self._failure is not None:
                 raise DelegateError(self._failure)
-            shared_input, *shared_outputs = self._tensors
-            shared_input[...] = tensor
+            self._tensors[0][...] = tensor
             try:
                 self._child.ask()
                 self._child.receive(self._invoke_timeout_s)
             except DelegateError as error:
                 self._failure = str(error)
                 self._child.end()
+                self._tensors = []  # also while somebody keeps the error, and with it this frame
                 raise
             return {
                 name: QuantizedTensor(values.copy(), params)
-                for (name, params), values in zip(self._outputs, shared_outputs, strict=True)
+                for (name, params), values in zip(self._outputs, self._tensors[1:], strict=True)
             }
 
     def close(self) -> None:
