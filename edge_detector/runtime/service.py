@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_detector.backends import DeviceOptions
 from edge_detector.config import CameraConfig, Config, ModelConfig, parse_address
 from edge_detector.detector import Detector
-from edge_detector.errors import ConfigError
+from edge_detector.errors import ConfigError, DelegateError
 from edge_detector.frame import parse_size
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import Publisher, open_publisher
@@ -63,7 +63,12 @@ def run_service(
         EdgeDetectorError: a part cannot be opened, or failed for good.
     """
     with ExitStack() as stack:
-        detector = stack.enter_context(closing(open_detector(config.model, stop)))
+        try:
+            detector = stack.enter_context(closing(open_detector(config.model, stop)))
+        except DelegateError:
+            if stop.is_set():  # it was waited for, and no longer is
+                return PipelineStats()
+            raise
         sources = {}
         for name, camera in config.feeds.items():
             source = _open_camera(camera, required, fallback, stop)

@@ -23,6 +23,7 @@ from edge_detector.sources.opencv import open_capture
 
 logger = logging.getLogger(__name__)
 
+_DEV = Path("/dev")
 _SIZE_WH = (1280, 720)
 _FPS = 30.0
 _FAILED_READS = 10  # in a row; a camera may deliver a damaged picture now and then
@@ -84,7 +85,7 @@ class V4l2Control:
 
 def list_devices() -> list[V4l2Device]:
     """Return the devices that take pictures, by their numbers."""
-    nodes = [node for node in Path("/dev").glob("video*") if node.name[5:].isdecimal()]
+    nodes = [node for node in _DEV.glob("video*") if node.name[5:].isdecimal()]
     found = (_ask(str(node)) for node in sorted(nodes, key=lambda node: int(node.name[5:])))
     return [device for device in found if device is not None]
 

@@ -8,7 +8,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,14 @@ import pytest
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.web import WebPublisher
+from edge_detector.runtime.metrics import (
+    CameraStatus,
+    DetectorStatus,
+    LatencyMeter,
+    PipelineStats,
+    ProcessStatus,
+    ServiceStatus,
+)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 
@@ -205,3 +214,78 @@ def test_hidden_page_stops_the_stream_and_resumes_it_when_seen(
         before = page.evaluate(asked)
         wait_until(lambda: page.evaluate(asked) > before)
         assert complaints == []
+
+
+class TwoCameras:
+    """A service of two cameras, one of them away, whose detection can be paused; its TPU is away too."""
+
+    def __init__(self) -> None:
+        self.detecting = {"yard": True, "gate": True}
+
+    def set_detecting(self, camera: str, on: bool) -> None:
+        self.detecting[camera] = on
+
+    def status(self) -> ServiceStatus:
+        states = {"yard": ("live", None), "gate": ("reconnecting", "rtsp://***@gate: cannot be opened")}
+        cameras = {
+            name: CameraStatus(
+                source=f"source of {name}",
+                state=state,
+                state_s=3.0,
+                error=error,
+                detecting=self.detecting[name],
+                silent_s=None if error else 0.0,
+                fps={"capture": 10.0, "inference": 5.0},
+                stats=PipelineStats(),
+                recovery={"reopened": 0, "recreated": 0, "freezes": 0, "abandoned": 0},
+                latency=LatencyMeter().histogram,
+                latency_p50_s=None,
+                latency_p95_s=None,
+            )
+            for name, (state, error) in states.items()
+        }
+        detector = DetectorStatus(
+            "tiny", "LiteRT", "edgetpu:usb:0", "cpu", "fallback", 4.0, 1, "no device <b>there</b>"
+        )
+        return ServiceStatus(detector, ProcessStatus(60.0, 5, 12, 100_000_000, 0), cameras)
+
+
+def test_camera_is_chosen_its_trouble_told_and_detection_paused(browser: Any, make_result: MakeResult) -> None:
+    service = TwoCameras()
+    web = WebPublisher(
+        OverlayRenderer(LABELS),
+        LABELS,
+        "tiny",
+        port=0,
+        cameras=("yard", "gate"),
+        status=service.status,
+        set_detecting=service.set_detecting,
+    )
+
+    def of_the_yard(frame_id: int) -> FrameResult:
+        return replace(make_result(frame_id=frame_id, source="source of yard"), camera="yard")
+
+    with closing(web), published(web, of_the_yard), opened(browser, web.url) as (page, complaints):
+        wait_until(lambda: page.inner_text("#state") == "live")
+        wait_until(lambda: page.inner_text("#count") == "1")
+        assert page.inner_text("#notice") == "The cpu stands in for edgetpu:usb:0: no device <b>there</b>"
+        page.select_option("#camera", "gate")
+        wait_until(lambda: page.inner_text("#state") == "reconnecting")
+        assert "rtsp://***@gate: cannot be opened" in page.inner_text("#message")
+        assert page.inner_text("#count") == "0"
+        assert not page.is_visible("#picture")
+        assert page.get_attribute("#json", "href") == "/api/detections?camera=gate"
+        page.select_option("#camera", "yard")
+        wait_until(lambda: page.inner_text("#state") == "live")
+        wait_until(lambda: page.is_visible("#picture"))
+        with page.expect_response("**/api/detect"):
+            page.click("#pause")
+        wait_until(lambda: page.inner_text("#state") == "paused")
+        assert service.detecting == {"yard": False, "gate": True}
+        page.reload(wait_until="domcontentloaded")  # the choice is in the address
+        wait_until(lambda: page.inner_text("#state") == "paused")
+        with page.expect_response("**/api/detect"):
+            page.click("#pause")
+        wait_until(lambda: page.inner_text("#state") == "live")
+        assert service.detecting["yard"]
+        assert [text for text in complaints if "503" not in text] == []

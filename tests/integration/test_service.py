@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = REPOSITORY / "tests" / "fixtures" / "detection_op.tflite"
-EX_TEMPFAIL = 75
+EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 ENDS_WITHIN_S = 2.0
 
 
@@ -271,3 +272,83 @@ def test_lines_of_json_name_the_camera(start: Start, tmp_path: Path) -> None:
         ids = [line["frame_id"] for line in lines if line["camera"] == name]
         assert len(ids) > 10
         assert {line["device"] for line in lines} == {"cpu"}
+
+
+# With an accelerator: a real delegate in C, which fails on command; see tests/fixtures/fault_delegate.c.
+
+
+@pytest.fixture
+def accelerated(start: Start, tmp_path: Path) -> Callable[..., Service]:
+    """Return a function that starts the service with a device on which `command` goes wrong."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler to build the delegate that fails on command")
+    library, twin = tmp_path / "delegate.so", tmp_path / "twin_edgetpu.tflite"
+    source = REPOSITORY / "tests" / "fixtures" / "fault_delegate.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    twin.write_bytes(MODEL.read_bytes() + b"edgetpu-custom-op")  # as if compiled; the delegate takes its RESHAPEs
+
+    def run(command: str, **model: Any) -> Service:
+        (tmp_path / "command").write_text(command)
+        paths = {"path": str(MODEL), "edgetpu_path": str(twin), "delegate_library": str(library)}
+        settings = synthetic() | {"model": {**paths, "device": "edgetpu:usb:0", **model}}
+        files = {f"FAULT_DELEGATE_{name.upper()}": str(tmp_path / name) for name in ("command", "record")}
+        return start(settings, **files)
+
+    return run
+
+
+Accelerated = Callable[..., Service]
+
+
+def on(device: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda status: (
+        status["detector"]["device"] == device and status["cameras"]["camera"]["stats"]["inferred"] > 5
+    )
+
+
+def test_device_that_vanishes_is_stood_in_for_by_the_cpu_and_used_again(
+    accelerated: Accelerated, tmp_path: Path
+) -> None:
+    service = accelerated("invoke segfault 10")
+    status = service.wait_for_status(on("cpu"))
+    assert status["detector"]["wanted"] == "edgetpu:usb:0"
+    assert status["detector"]["state"] != "ok"
+    assert "SIGSEGV" in status["detector"]["error"]
+    assert service.get("/api/detections")["device"] == "cpu"
+    assert "edge_detector_device_ok 0.0" in service.get("/metrics")
+    (tmp_path / "command").write_text("")
+    service.wait_for_status(on("edgetpu:usb:0"))
+    time.sleep(0.5)
+    assert service.get("/api/detections")["device"] == "edgetpu:usb:0"
+    assert service.end() == 0
+    assert sum("SIGSEGV" in line for line in service.lines) == 1  # one warning
+
+
+def test_device_that_is_absent_at_the_start_is_stood_in_for(accelerated: Accelerated) -> None:
+    service = accelerated("create fail")
+    service.wait_for_status(on("cpu"))
+    assert service.end() == 0
+
+
+def test_device_without_fallback_ends_the_program(accelerated: Accelerated) -> None:
+    service = accelerated("invoke fail 5", fallback=False)
+    assert service.process.wait(30) == EX_UNAVAILABLE
+    service._reader.join()
+    assert service.lines[-1].startswith("edge-detector: error: ")
+
+
+def test_ends_while_the_device_hangs_in_an_inference(accelerated: Accelerated) -> None:
+    service = accelerated("invoke hang 10", invoke_timeout_s=60.0)
+    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    time.sleep(1)
+    assert service.end() == 0
+
+
+def test_ends_while_the_device_hangs_as_it_is_opened(accelerated: Accelerated, tmp_path: Path) -> None:
+    service = accelerated("create hang")
+    start_s = time.monotonic()
+    while not (tmp_path / "record").exists():
+        assert time.monotonic() - start_s < 20
+        time.sleep(0.1)
+    assert service.end() == 0

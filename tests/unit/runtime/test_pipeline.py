@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from edge_detector.abandoned import count_abandoned
 from edge_detector.detector import Detector
 from edge_detector.errors import ModelError, PublishError, SourceError, UnreadablePicture
 from edge_detector.frame import Frame, FrameResult
@@ -216,6 +218,86 @@ def test_duration_ends_a_live_run(color_detector: MakeDetector) -> None:
     start_s = time.monotonic()
     LivePipeline([Feed("camera", SyntheticSource(), [])], color_detector(), threading.Event()).run(duration_s=0.3)
     assert 0.3 <= time.monotonic() - start_s < 2
+
+
+# Several cameras.
+
+
+def test_cameras_share_the_model_fairly_whatever_their_rates(color_detector: MakeDetector) -> None:
+    outs = [Collector(), Collector(), Collector()]
+    feeds = [
+        Feed(name, SyntheticSource(64, 48, fps=fps), [out])
+        for name, fps, out in zip("abc", (200, 50, 100), outs, strict=True)
+    ]
+    LivePipeline(feeds, color_detector((64, 48), delay_s=0.03), threading.Event()).run(duration_s=2)
+    inferred = [feed.stats.inferred for feed in feeds]
+    assert min(inferred) > 10
+    assert max(inferred) - min(inferred) <= 2
+    for out, name in zip(outs, "abc", strict=True):
+        assert {result.camera for result in out.results} == {name}
+
+
+def test_inference_is_limited_to_a_rate_of_its_own(color_detector: MakeDetector) -> None:
+    out = Collector()
+    feed = Feed("camera", SyntheticSource(64, 48, fps=100), [out], detect_fps=10)
+    LivePipeline([feed], color_detector((64, 48)), threading.Event()).run(duration_s=2)
+    assert 18 <= feed.stats.inferred <= 22
+    assert feed.stats.published > 150
+
+
+def test_boxes_that_are_too_old_are_not_shown(color_detector: MakeDetector) -> None:
+    out = Collector()
+    feed = Feed("camera", SyntheticSource(64, 48, fps=100), [out], detect_fps=2, max_age_s=0.2)
+    LivePipeline([feed], color_detector((64, 48)), threading.Event()).run(duration_s=1.4)
+    assert {len(result.detections) for result in out.results} == {0, 3}
+    assert max(result.age_s for result in out.results) <= 0.2
+
+
+def test_frame_that_waited_too_long_is_not_searched() -> None:
+    feed = Feed("camera", SyntheticSource(), max_age_s=1.0)
+    frame = SyntheticSource(frames=1).read(0)
+    assert frame is not None
+    feed.offer(frame)
+    assert feed.ready_in_s(frame.captured_at + 0.9) <= 0
+    assert feed.ready_in_s(frame.captured_at + 1.1) == math.inf
+    assert feed.stats.dropped == 1
+
+
+def test_paused_camera_is_shown_without_boxes_and_searched_again_when_resumed(color_detector: MakeDetector) -> None:
+    out = Collector()
+    feed = Feed("camera", SyntheticSource(64, 48, fps=100), [out])
+    pipeline = LivePipeline([feed], color_detector((64, 48)), threading.Event())
+    for delay_s, on in ((0.3, False), (0.7, True)):
+        threading.Timer(delay_s, pipeline.set_detecting, ("camera", on)).start()
+    pipeline.run(duration_s=1.0)
+    found = [len(result.detections) for result in out.results]
+    assert found[:5].count(3) >= 3
+    assert found[45:60] == [0] * 15
+    assert found[-5:] == [3] * 5
+
+
+def test_latency_is_from_taking_a_picture_to_publishing_what_was_found(color_detector: MakeDetector) -> None:
+    feed = Feed("camera", SyntheticSource(64, 48, fps=100), [Collector()])
+    LivePipeline([feed], color_detector((64, 48), delay_s=0.1), threading.Event()).run(duration_s=1)
+    p50_s, p95_s = feed.latency.percentile(50), feed.latency.percentile(95)
+    assert p50_s is not None
+    assert p95_s is not None
+    assert 0.1 < p50_s <= p95_s < 0.2
+    assert sum(feed.latency.histogram.counts) == pytest.approx(feed.stats.inferred, abs=1)
+
+
+def test_slow_inference_does_not_hold_up_the_end(color_detector: MakeDetector) -> None:
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    start_s = time.monotonic()
+    feed = Feed("camera", SyntheticSource(fps=50))
+    LivePipeline([feed], color_detector(delay_s=3), stop).run()
+    assert time.monotonic() - start_s < 1.5
+    assert count_abandoned() == 1
+    for thread in threading.enumerate():
+        if thread.name == "inference":
+            thread.join()
+    assert count_abandoned() == 0
 
 
 # Publishers.

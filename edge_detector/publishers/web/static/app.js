@@ -11,9 +11,34 @@ const view = element("view");
 let labelColors = null;
 let connected = true; // whether the last question to the server was answered
 let refused = false; // whether the stream could not be opened
+let camera = new URLSearchParams(location.search).get("camera"); // null: the first
+
+// The address of something of the chosen camera.
+function of(path, more = {}) {
+  const query = new URLSearchParams(camera === null ? more : { camera, ...more });
+  return query.size ? `${path}?${query}` : path;
+}
 
 function openStream() {
-  picture.src = `/stream.mjpg?${Date.now()}`;
+  picture.src = of("/stream.mjpg", { t: Date.now() });
+}
+
+// Nothing is known of this camera yet; what another one showed must not stay.
+function showNothing(source) {
+  for (const id of ["latency", "age", "inference", "capture"]) element(id).textContent = "–";
+  element("source").textContent = source;
+  element("count").textContent = 0;
+  element("detections").replaceChildren();
+  element("nothing").hidden = true;
+  view.classList.add("empty");
+}
+
+function choose(name) {
+  camera = name;
+  history.replaceState(null, "", of("/"));
+  showNothing("");
+  openStream();
+  for (const [id, path] of [["snapshot", "/snapshot.jpg"], ["json", "/api/detections"], ["stream", "/stream.mjpg"]]) element(id).href = of(path);
 }
 
 function closeStream() {
@@ -34,6 +59,29 @@ function showState(state, word, message = "") {
   view.classList.toggle("dim", state === "silent" || state === "offline");
 }
 
+function showCameras(status) {
+  const list = element("camera");
+  list.hidden = status.cameras.length < 2;
+  if (list.options.length !== status.cameras.length) list.replaceChildren(...status.cameras.map((name) => new Option(name)));
+  list.value = status.camera;
+}
+
+// What the service says of itself: its device, and the camera's troubles in words.
+function showService(service, name) {
+  const detector = service.detector;
+  const away = detector.state === "ok" ? "" : `The ${detector.device} stands in for ${detector.wanted}: ${detector.error}`;
+  element("notice").textContent = away;
+  element("notice").hidden = !away;
+  const own = service.cameras[name];
+  element("pause").hidden = false;
+  element("pause").setAttribute("aria-pressed", !own.detecting);
+  element("pause").title = element("pause").ariaLabel = own.detecting ? "Pause detection" : "Resume detection";
+  const seconds = Math.round(own.silent_s ?? service.process.uptime_s);
+  if (own.state === "reconnecting" || own.state === "failed") showState("silent", own.state, `${own.error}\n(no picture for ${seconds} s)`);
+  else if (own.state === "frozen") showState("silent", "frozen", "");
+  else if (!own.detecting && own.state === "live") showState("paused", "paused");
+}
+
 function showStatus(status) {
   element("inference").textContent = status.fps.inference?.toFixed(1) ?? "–";
   element("capture").textContent = status.fps.capture?.toFixed(1) ?? "–";
@@ -41,6 +89,9 @@ function showStatus(status) {
   else if (status.silent_s > SILENT_S) showState("silent", "no picture", `No new picture for ${Math.round(status.silent_s)} s`);
   else if (refused && status.viewers >= status.max_viewers) showState("full", "full", `All ${status.max_viewers} places are taken. Trying again…`);
   else showState("live", "live");
+  showCameras(status);
+  if (status.silent_s === null) showNothing(status.service?.cameras[status.camera].source ?? "");
+  if (status.service !== null) showService(status.service, status.camera);
 }
 
 function row(detection) {
@@ -59,20 +110,22 @@ function showResult(result) {
   element("age").textContent = (result.age_ms / 1000).toFixed(2);
   element("age-tile").classList.toggle("old", result.age_ms > OLD_S * 1000);
   element("source").textContent = result.source;
-  element("model").textContent = `${result.model} · ${result.width}×${result.height}`;
+  element("model").textContent = `${result.model} · ${result.device ? `${result.device} · ` : ""}${result.width}×${result.height}`;
   element("count").textContent = result.detections.length;
   element("detections").replaceChildren(...result.detections.map(row));
   element("nothing").hidden = result.detections.length > 0;
+  element("nothing").textContent = element("state").dataset.state === "paused" ? "Detection is paused." : "Nothing found in this picture.";
+  view.classList.remove("empty");
 }
 
 async function poll() {
   try {
     labelColors ??= await fetchJson("/api/labels");
-    const status = await fetchJson("/api/status");
+    const status = await fetchJson(of("/api/status"));
     if (!connected) openStream();
     connected = true;
     showStatus(status);
-    if (status.silent_s !== null) showResult(await fetchJson("/api/detections"));
+    if (status.silent_s !== null) showResult(await fetchJson(of("/api/detections")));
   } catch (error) {
     connected = false;
     labelColors = null; // the server may come back with another model
@@ -87,6 +140,7 @@ async function pollWhileSeen() {
   }
 }
 
+choose(camera);
 let polling = pollWhileSeen();
 
 document.addEventListener("visibilitychange", async () => {
@@ -103,6 +157,14 @@ picture.addEventListener("load", () => { refused = false; });
 picture.addEventListener("error", () => {
   refused = true;
   setTimeout(() => connected && !document.hidden && openStream(), RETRY_MS);
+});
+
+element("camera").addEventListener("change", () => choose(element("camera").value));
+
+element("pause").addEventListener("click", async () => {
+  const body = JSON.stringify({ ...(camera !== null && { camera }), on: element("pause").getAttribute("aria-pressed") === "true" });
+  const answer = await fetch("/api/detect", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  await answer.text();
 });
 
 element("fullscreen").hidden = !document.fullscreenEnabled;
