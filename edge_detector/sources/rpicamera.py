@@ -1,4 +1,4 @@
-"""CSI cameras of the Raspberry Pi, by picamera2 (written for its release 0.3.36; never run on hardware so far)."""
+"""CSI cameras of the Raspberry Pi, by picamera2 (its releases from 0.3.36 on; never run on hardware so far)."""
 
 from __future__ import annotations
 
@@ -132,6 +132,8 @@ class RpiCamera:
     def restart(self) -> None:
         """Stop and start it; see `Camera.restart`."""
         try:
+            # A request that was waited for in vain is still on order: it would come, and never be given back.
+            self._camera.cancel_all_and_flush()
             self._camera.stop()
             self._camera.start()
         except Exception as error:
@@ -141,6 +143,8 @@ class RpiCamera:
         """Stop and release it, so that it can be opened again in this process."""
         camera, self._camera = self._camera, None
         if camera is not None:
+            with suppress(Exception):
+                camera.cancel_all_and_flush()
             with suppress(Exception):
                 camera.stop()
             with suppress(Exception):

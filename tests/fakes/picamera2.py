@@ -24,6 +24,7 @@ class Plug:
     holder: Any = None  # the object that has acquired the camera
     fault: str | None = None  # "hang", "timeout", "error", "start"
     borrowed: int = 0  # requests that nobody has released
+    forgotten: int = 0  # captures that timed out: each takes a request once the camera runs again
     starts: int = 0
     autofocus: bool = True
     clock_offset_s: float = 0.0
@@ -131,8 +132,12 @@ class Picamera2:
         if self._configuration is None:
             raise RuntimeError("Camera has not been configured")
         plug.fault = None
+        plug.borrowed, plug.forgotten = plug.borrowed + plug.forgotten, 0
         plug.starts += 1
         self.started = True
+
+    def cancel_all_and_flush(self) -> None:
+        plug.forgotten = 0
 
     def stop(self) -> None:
         self.started = False
@@ -150,6 +155,7 @@ class Picamera2:
             plug.hang_ends.wait()
         if plug.fault == "timeout" or plug.borrowed >= configuration["buffer_count"] or not self.started:
             time.sleep(wait)
+            plug.forgotten += 1
             raise TimeoutError
         if plug.fault == "error":
             raise RuntimeError("Camera frontend has timed out!")
