@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -121,7 +122,10 @@ def children() -> Callable[[], set[int]]:
     """Return a function that lists the living and zombie processes that this one has started."""
 
     def list_children() -> set[int]:
-        tasks = Path("/proc/self/task").iterdir()
-        return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+        found: set[int] = set()
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # the thread has just ended
+                found.update(map(int, (task / "children").read_text().split()))
+        return found
 
     return list_children
