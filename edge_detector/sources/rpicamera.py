@@ -201,8 +201,10 @@ def _import(module: str) -> Any:
         raise SourceError(f"csi: {module} does not fit the other packages ({error}); run: sudo apt upgrade") from error
 
 
+_NO_CAMERA = "is its ribbon cable in, and its dtoverlay set? `edge-detector cameras` lists what is there"
 _REMEDIES = {
-    "out of range": "no such camera; see `edge-detector cameras`; is its ribbon cable in, and its dtoverlay set?",
+    "no camera": _NO_CAMERA,
+    "out of range": f"no such camera; {_NO_CAMERA}",
     "busy": "another program holds it; stop that, such as rpicam-hello or a second edge-detector",
     "acquire": "another program holds it; stop that, such as rpicam-hello or a second edge-detector",
     "allocate": "not enough camera memory; give a smaller size, or dtoverlay=vc4-kms-v3d,cma-256 in config.txt",
