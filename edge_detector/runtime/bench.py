@@ -216,10 +216,19 @@ def _run_service(detector: Detector, duration_s: float, invoke_fps: float, viewe
         for _ in range(viewers):
             stack.enter_context(_viewer(f"{web.name}stream.mjpg"))
         feed.latency = LatencyMeter()  # what went before does not count
-        inferred, start_s = feed.stats.inferred, time.perf_counter()
+        first, start_s = _next_inference(feed)
         time.sleep(duration_s)
-        fps = (feed.stats.inferred - inferred) / (time.perf_counter() - start_s)
+        last, end_s = _next_inference(feed)
+        fps = (last - first) / (end_s - start_s)
     return _ServiceRun(fps, feed.latency.percentile(50) or 0.0, feed.latency.percentile(95) or 0.0)
+
+
+def _next_inference(feed: Feed) -> tuple[int, float]:
+    """Wait for the next inference to end; return its number and when that was."""
+    number = feed.stats.inferred
+    while feed.stats.inferred == number:
+        time.sleep(0.0005)
+    return number + 1, time.perf_counter()
 
 
 @contextmanager

@@ -111,6 +111,7 @@ class LiveSource:
 
     def _frame(self, reader: _Reader, taken: _Picture) -> Frame:
         now_s = time.monotonic()
+        self._notice(reader)  # a restart may be over before anybody waited in vain
         self.name, self.fps = reader.name, reader.fps
         self._next_id = taken.frame_id + 1
         self._required = False
@@ -159,12 +160,16 @@ class LiveSource:
 
     def _watch(self, reader: _Reader) -> None:
         """Notice that the reader has trouble, or hangs."""
-        if reader.trouble is not None and self._health.state != "reconnecting":
-            self._suffer(reader.trouble, "starting it again")
+        self._notice(reader)
         call = reader.call
         limit_s = self._recovery.grab_s if call.kind == "read" else self._recovery.open_s
         if time.monotonic() - call.since > limit_s:
             self._lose(SourceError(f"{self.name}: hangs, no answer to {call.kind} for {limit_s:.0f} s"))
+
+    def _notice(self, reader: _Reader) -> None:
+        if reader.error is not None and reader.failures > reader.noticed:
+            reader.noticed = reader.failures
+            self._suffer(reader.error, "starting it again")
 
     def _watch_for_freeze(self, reader: _Reader, image: npt.NDArray[np.uint8], now_s: float) -> None:
         if self._recovery.frozen_s is None:
@@ -227,7 +232,9 @@ class _Reader:
         self.fps: float | None = None
         self.pictures: LatestFrame[_Picture] = LatestFrame()
         self.reopened = 0
-        self.trouble: SourceError | None = None  # since the last picture
+        self.error: SourceError | None = None  # of the newest failure that a restart followed
+        self.failures = 0
+        self.noticed = 0  # of them, by the source
         self.call = _Call("open", time.monotonic())
         self._open_camera = open_camera
         self._next_id = first_id
@@ -271,11 +278,11 @@ class _Reader:
                 failed_s = time.monotonic()
                 if self._stop.is_set() or failed_s - good_since < _STABLE_S:
                     raise
-                self.trouble = error
+                self.error = error
+                self.failures += 1
                 self._reopen(camera)
                 good_since = failed_s
                 continue
-            self.trouble = None
             self.pictures.put(_Picture(image, captured_at, self._next_id))
             self._next_id += 1
 

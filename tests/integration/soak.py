@@ -191,7 +191,12 @@ def show(samples: list[dict[str, float]], away: dict[str, list[float]]) -> None:
     hours = np.array([row["s"] for row in settled]) / 3600
     slope = np.polyfit(hours, [row["rss_mb"] for row in settled], 1)[0]
     first, last = settled[0], settled[-1]
-    print(f"RSS {first['rss_mb']:.1f} -> {last['rss_mb']:.1f} MB, slope {slope:+.1f} MB/h")
+    thirds = [row["rss_mb"] for row in settled[len(settled) * 2 // 3 :]]
+    slope_at_the_end = np.polyfit(hours[-len(thirds) :], thirds, 1)[0]
+    print(
+        f"RSS {first['rss_mb']:.1f} -> {last['rss_mb']:.1f} MB, slope {slope:+.1f} MB/h, "
+        f"over the last third {slope_at_the_end:+.1f} MB/h"
+    )
     for name in ("threads", "fds"):
         values = [int(row[name]) for row in settled]
         print(f"{name}: {values[0]} -> {values[-1]}, between {min(values)} and {max(values)}")
