@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_detector.backends import DeviceHealth, check_input
-from edge_detector.backends.tflite import _choose_runtime, _import_interpreter, _input_shape, _params, default_threads
+from edge_detector.backends.tflite import choose_runtime, default_threads, import_interpreter, input_shape_of, params_of
 from edge_detector.errors import ConfigError, DelegateError, ModelError
 from edge_detector.model_file import read_model_file
 from edge_detector.quantization import QuantizedTensor, RawOutputs
@@ -105,8 +105,8 @@ class EdgeTpuBackend:
         threads = default_threads() if num_threads is None else num_threads
         if threads < 1:
             raise ConfigError(f"num_threads must be 1 or more, got {threads}")
-        chosen = _choose_runtime(runtime)
-        _import_interpreter(chosen)  # says better than the child what is wrong with it
+        chosen = choose_runtime(runtime)
+        import_interpreter(chosen)  # says better than the child what is wrong with it
         read_tflite(read_model_file(model), model.name)
         title = f"{chosen.title} {importlib.metadata.version(chosen.package)}"
         self.name = f"{title}, {f'Edge TPU {device}'.strip()}"
@@ -122,9 +122,9 @@ class EdgeTpuBackend:
         try:
             ready = self._child.receive(start_timeout_s)
             inputs, outputs = _details(ready["inputs"]), _details(ready["outputs"])
-            self.input_shape = _input_shape(inputs, model.name)
-            self.input_params = _params(inputs[0], model.name)
-            self._outputs = [(item["name"], _params(item, model.name)) for item in outputs]
+            self.input_shape = input_shape_of(inputs, model.name)
+            self.input_params = params_of(inputs[0], model.name)
+            self._outputs = [(item["name"], params_of(item, model.name)) for item in outputs]
             self._tensors = self._child.map_tensors([inputs[0], *outputs], ready["size"])
         except BaseException:
             self._child.end()

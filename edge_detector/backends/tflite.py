@@ -57,8 +57,8 @@ class TfliteBackend:
         title = model.name if isinstance(model, Path) else "model"
         # tflite-runtime verifies nothing: a file that is cut off would end the process.
         read_tflite(read_model_file(model) if isinstance(model, Path) else model, title)
-        chosen = _choose_runtime(runtime)
-        interpreter_class = _import_interpreter(chosen)
+        chosen = choose_runtime(runtime)
+        interpreter_class = import_interpreter(chosen)
         source = {"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}
         try:
             interpreter = interpreter_class(**source, num_threads=threads)
@@ -70,10 +70,10 @@ class TfliteBackend:
             ) from error
         self.name = f"{chosen.title} {importlib.metadata.version(chosen.package)}, {threads} threads"
         input_details = interpreter.get_input_details()
-        self.input_shape = _input_shape(input_details, title)
-        self.input_params = _params(input_details[0], title)
+        self.input_shape = input_shape_of(input_details, title)
+        self.input_params = params_of(input_details[0], title)
         self._input_index: int = input_details[0]["index"]
-        self._outputs = [(o["name"], o["index"], _params(o, title)) for o in interpreter.get_output_details()]
+        self._outputs = [(o["name"], o["index"], params_of(o, title)) for o in interpreter.get_output_details()]
         self._interpreter = interpreter
 
     def infer(self, tensor: npt.NDArray[Any]) -> RawOutputs:
@@ -105,7 +105,13 @@ def default_threads() -> int:
     return cores - 1 if cores >= 4 else cores
 
 
-def _choose_runtime(word: str) -> _Runtime:
+def choose_runtime(word: str) -> _Runtime:
+    """Return the runtime for the config's word.
+
+    Raises:
+        ConfigError: it is no such word.
+        DelegateError: none is installed.
+    """
     if word in _RUNTIMES:
         return _RUNTIMES[word]
     if word != "auto":
@@ -122,7 +128,12 @@ def _is_installed(runtime: _Runtime) -> bool:
     return importlib.util.find_spec(runtime.module.partition(".")[0]) is not None
 
 
-def _import_interpreter(runtime: _Runtime) -> Any:
+def import_interpreter(runtime: _Runtime) -> Any:
+    """Return the runtime's class `Interpreter`.
+
+    Raises:
+        DelegateError: it is not installed, or does not work.
+    """
     if not _is_installed(runtime):
         raise DelegateError(f"{runtime.title} is not installed; {_install_advice()}")
     if runtime is _RUNTIMES["tflite"] and np.lib.NumpyVersion(np.__version__) >= "2.0.0":
@@ -148,7 +159,12 @@ def _install_advice() -> str:
     return "there is none for 32-bit Python 3.12 and later: use a 64-bit system, or Python 3.11"
 
 
-def _input_shape(details: list[Mapping[str, Any]], title: str) -> tuple[int, int, int, int]:
+def input_shape_of(details: list[Mapping[str, Any]], title: str) -> tuple[int, int, int, int]:
+    """Return 1, height, width, 3 of the only input.
+
+    Raises:
+        ModelError: there is another, or it is no single RGB picture of fixed size.
+    """
     shapes = [tuple(int(side) for side in item["shape"]) for item in details]
     dynamic = any(-1 in item["shape_signature"][1:] for item in details)
     if dynamic or len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] != 1 or shapes[0][3] != 3:
@@ -160,7 +176,12 @@ def _input_shape(details: list[Mapping[str, Any]], title: str) -> tuple[int, int
     return 1, height, width, 3
 
 
-def _params(details: Mapping[str, Any], title: str) -> QuantizationParams | None:
+def params_of(details: Mapping[str, Any], title: str) -> QuantizationParams | None:
+    """Return how a tensor is quantized; None for float32.
+
+    Raises:
+        ModelError: it is of another type, or has no scale.
+    """
     dtype, (scale, zero_point) = np.dtype(details["dtype"]), details["quantization"]
     if dtype not in _DTYPES or (dtype != np.float32 and not scale > 0):
         raise ModelError(

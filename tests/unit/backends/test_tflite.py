@@ -69,15 +69,15 @@ def test_model_that_the_runtime_cannot_build_is_refused_with_its_reason(fixtures
 def test_input_that_is_no_picture_is_refused_with_its_shape() -> None:
     details = [{"shape": np.array([1, 3, 64, 64]), "shape_signature": np.array([1, 3, 64, 64])}]
     with pytest.raises(ModelError, match=r"takes \[1, 3, 64, 64\], but one picture"):
-        tflite._input_shape(details, "model")
+        tflite.input_shape_of(details, "model")
 
 
 def test_dynamic_size_is_refused_but_a_dynamic_batch_is_not() -> None:
     details = [{"shape": np.array([1, 1, 1, 3]), "shape_signature": np.array([1, -1, -1, 3])}]
     with pytest.raises(ModelError, match="fixed size"):
-        tflite._input_shape(details, "model")
+        tflite.input_shape_of(details, "model")
     details = [{"shape": np.array([1, 32, 64, 3]), "shape_signature": np.array([-1, 32, 64, 3])}]
-    assert tflite._input_shape(details, "model") == (1, 32, 64, 3)
+    assert tflite.input_shape_of(details, "model") == (1, 32, 64, 3)
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 3), (4, 3), (8, 7)])

@@ -118,6 +118,21 @@ def test_mode_is_chosen_and_colours_are_right(
     assert elapsed_s == pytest.approx(5 / fps, rel=0.5)
 
 
+def test_command_lists_cameras_with_their_modes_and_auto_takes_the_first(run: Run) -> None:
+    lines, (name, shape) = run(
+        "import contextlib, io\n"
+        "from edge_detector.cli import cameras\n"
+        "from edge_detector.sources import open_source\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as printed: cameras()\n"
+        "show(*printed.getvalue().replace(str(folder), '').splitlines())\n"
+        "source = open_source('auto'); frame = source.read(5); source.close()\n"
+        "show(frame.source.replace(str(folder), ''), frame.image.shape)"
+    )
+    assert lines[0] == "v4l2:///video0  Fake Camera"
+    assert lines[1:3] == ["    YUYV 640x480 30, 15 fps", "    YUYV 1280x720 10 fps"]
+    assert (name, shape) == ("v4l2:///video0", [720, 1280, 3])
+
+
 def test_controls_are_set_and_checked(run: Run) -> None:
     known, brightness, unknown, beyond = run(
         "show(list(v4l2.list_controls(device)))\n"
