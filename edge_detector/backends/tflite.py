@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -119,9 +120,15 @@ def choose_runtime(word: str) -> _Runtime:
     if _is_installed(_RUNTIMES["litert"]):
         return _RUNTIMES["litert"]
     if _is_installed(_RUNTIMES["tflite"]):
-        logger.warning("LiteRT is not installed; tflite-runtime is used, which is several times slower on int8 models")
+        _warn_of_slow_runtime()
         return _RUNTIMES["tflite"]
     raise DelegateError(f"no TFLite runtime is installed; {_install_advice()}")
+
+
+@functools.cache
+def _warn_of_slow_runtime() -> None:
+    """Say it once, however often models are loaded."""
+    logger.warning("LiteRT is not installed; tflite-runtime is used, which is several times slower on int8 models")
 
 
 def _is_installed(runtime: _Runtime) -> bool:

@@ -43,7 +43,8 @@ def _silence_opencv() -> None:
 class StreamCamera:
     """A network stream; see `Camera`. Size and rate are the sender's.
 
-    If the size changes in mid-stream, OpenCV scales to the first until the stream is opened anew.
+    If the size changes in mid-stream, OpenCV 5 scales to the first until the stream is opened anew; 4.11 gives torn
+    pictures, and has no property by which to notice.
     """
 
     def __init__(self, uri: str, options: CaptureOptions) -> None:

@@ -315,7 +315,7 @@ def test_device_that_vanishes_is_stood_in_for_by_the_cpu_and_used_again(
     assert status["detector"]["wanted"] == "edgetpu:usb:0"
     assert status["detector"]["state"] != "ok"
     assert "SIGSEGV" in status["detector"]["error"]
-    assert service.get("/api/detections")["device"] == "cpu"
+    service._wait(lambda: service.get("/api/detections")["device"] == "cpu" or None, 10, "detections by the CPU")
     assert "edge_detector_device_ok 0.0" in service.get("/metrics")
     (tmp_path / "command").write_text("")
     service.wait_for_status(on("edgetpu:usb:0"))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 
 from edge_detector.backends.edgetpu import EdgeTpuBackend
+from edge_detector.backends.tflite import choose_runtime
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 RUNTIMES = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}
@@ -41,6 +42,12 @@ class FaultDelegate:
     def open(self, model: str | Path = "od_api_tiny_int8", **options: Any) -> EdgeTpuBackend:
         path = model if isinstance(model, Path) else FIXTURES / f"{model}.tflite"
         return EdgeTpuBackend(path, **({"library": str(self.library), "num_threads": 1} | options))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_is_chosen() -> None:
+    """Have what is said of the runtime once per process said before tests count warnings."""
+    choose_runtime("auto")
 
 
 @pytest.fixture(scope="session")

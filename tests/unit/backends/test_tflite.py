@@ -126,6 +126,7 @@ def test_auto_falls_back_to_tflite_runtime_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tflite, "_is_installed", lambda runtime: runtime.package == "tflite-runtime")
+    tflite._warn_of_slow_runtime.cache_clear()
     assert tflite.choose_runtime("auto").package == "tflite-runtime"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
