@@ -53,6 +53,7 @@ class Detector:
                 f"{manifest.name}: the manifest says {manifest.input.width}x{manifest.input.height}, but the model "
                 f"takes {backend.input_shape[2]}x{backend.input_shape[1]}; give the manifest that belongs to it"
             )
+        self._opened_s = time.monotonic()
         self._normalizer = Normalizer(manifest.input, backend.input_params)
         self._decoder = _build_decoder(manifest, self.threshold)
 
@@ -118,7 +119,7 @@ class Detector:
             wanted=health.wanted,
             device=health.running,
             state=health.state,
-            state_s=time.monotonic() - health.since,
+            state_s=time.monotonic() - max(health.since, self._opened_s),
             failures=health.failures,
             error=health.error,
         )

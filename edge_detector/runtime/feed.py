@@ -70,6 +70,7 @@ class Feed:
         self._newest: Inference | None = None
         self._published: Inference | None = None
         self._captured_s: float | None = None
+        self._started_s = time.monotonic()
 
     def add(self, publisher: Publisher) -> None:
         """Send results there too; before it runs."""
@@ -174,7 +175,7 @@ class Feed:
         return CameraStatus(
             source=self.source.name,
             state=health.state,
-            state_s=now_s - health.since,
+            state_s=now_s - max(health.since, self._started_s),
             error=health.error,
             detecting=self._detecting,
             silent_s=None if captured_s is None else now_s - captured_s,

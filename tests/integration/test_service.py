@@ -142,7 +142,9 @@ Start = Callable[..., Service]
 
 def test_ends_while_all_is_well(start: Start) -> None:
     service = start(synthetic())
-    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    status = service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    for part in (status["cameras"]["camera"], status["detector"]):
+        assert 0 <= part["state_s"] <= status["process"]["uptime_s"] + 5
     assert service.end() == 0
     assert "stopped:" in service.lines[-1]
 
