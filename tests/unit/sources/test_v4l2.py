@@ -115,7 +115,7 @@ def test_mode_is_chosen_and_colours_are_right(
     assert found_fps == fps
     red, _, blue = top
     assert (red > 150 > 100 > blue) if red_or_blue == "red" else (blue > 150 > 100 > red)
-    assert elapsed_s == pytest.approx(5 / fps, rel=0.5)
+    assert 0.5 * 5 / fps < elapsed_s < 3  # paced by the device
 
 
 def test_command_lists_cameras_with_their_modes_and_auto_takes_the_first(run: Run) -> None:
