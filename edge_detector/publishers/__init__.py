@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, cast
 
 from edge_detector.errors import ConfigError
+from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
 
 # Resolved when opened: nothing that a publisher needs is imported before.
@@ -14,6 +16,10 @@ PUBLISHERS = {
     "pictures": "edge_detector.publishers.pictures:open_pictures",
     "video": "edge_detector.publishers.video:open_video",
     "web": "edge_detector.publishers.web:WebPublisher",
+}
+EVENT_PUBLISHERS = {
+    "lines": "edge_detector.publishers.event_lines:open_event_lines",
+    "store": "edge_detector.publishers.event_store:open_event_store",
 }
 
 
@@ -31,6 +37,74 @@ class Publisher(Protocol):
         ...
 
 
+class EventPublisher(Protocol):
+    """A sink for events and alerts."""
+
+    name: str
+
+    def publish_event(self, event: Event | Alert) -> None:
+        """Take an event or alert; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is queued and release everything; safe to call twice."""
+        ...
+
+
+class EventHistory(Protocol):
+    """The events that are kept; methods are safe on any thread and read from the disk.
+
+    Objects are `ObjectState.to_json` with `has_snapshot`, alerts are `schema.event_to_json`, both as JSON values.
+    `after` <= `ts` < `before`, in seconds since the epoch; of an object it is `start_ts`. Of all conditions, None is
+    met by everything. All raise `PublishError` where the history cannot be read.
+    """
+
+    def list_events(
+        self,
+        *,
+        after: float | None = None,
+        before: float | None = None,
+        label: str | None = None,
+        zone: str | None = None,
+        camera: str | None = None,
+        ended: bool | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Return objects, newest first, at most 1000, without the first `offset`; `zone` is one it has been in."""
+        ...
+
+    def event(self, object_id: str) -> dict[str, Any] | None:
+        """Return one object, or None if it is unknown."""
+        ...
+
+    def snapshot(self, object_id: str) -> bytes | None:
+        """Return an object's best picture as JPEG, or None if there is none."""
+        ...
+
+    def counts(
+        self,
+        *,
+        after: float | None = None,
+        before: float | None = None,
+        label: str | None = None,
+        zone: str | None = None,
+        camera: str | None = None,
+        by: Literal["hour", "day"] = "hour",
+    ) -> list[dict[str, Any]]:
+        """Return {"ts", "count", "labels": {label: count}} of every hour or day in which objects came, oldest first.
+
+        `ts` is when it began by the local time of this machine, in seconds since the epoch.
+        """
+        ...
+
+    def list_alerts(
+        self, *, after: float | None = None, before: float | None = None, rule: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Return alerts, newest first, at most 1000."""
+        ...
+
+
 def open_publisher(kind: str, **settings: Any) -> Publisher:
     """Return the publisher `kind`, opened with the settings that its entry in `PUBLISHERS` takes.
 
@@ -38,7 +112,21 @@ def open_publisher(kind: str, **settings: Any) -> Publisher:
         ConfigError: there is no such kind.
         PublishError: its file, folder or address cannot be used.
     """
-    if kind not in PUBLISHERS:
-        raise ConfigError(f"unknown publisher '{kind}'; choose from {', '.join(PUBLISHERS)}")
-    module, _, attribute = PUBLISHERS[kind].partition(":")
-    return cast(Publisher, getattr(importlib.import_module(module), attribute)(**settings))
+    return cast(Publisher, _open(PUBLISHERS, kind, settings))
+
+
+def open_event_publisher(kind: str, **settings: Any) -> EventPublisher:
+    """Return the publisher `kind`, opened with the settings that its entry in `EVENT_PUBLISHERS` takes.
+
+    Raises:
+        ConfigError: there is no such kind.
+        PublishError: its file cannot be used.
+    """
+    return cast(EventPublisher, _open(EVENT_PUBLISHERS, kind, settings))
+
+
+def _open(table: Mapping[str, str], kind: str, settings: Mapping[str, Any]) -> Any:
+    if kind not in table:
+        raise ConfigError(f"unknown publisher '{kind}'; choose from {', '.join(table)}")
+    module, _, attribute = table[kind].partition(":")
+    return getattr(importlib.import_module(module), attribute)(**settings)

@@ -45,7 +45,7 @@ class _Lines:
         self._detected_at: dict[str, float] = {}  # by camera
 
     def line(self, result: FrameResult) -> bytes:
-        if not result.timings_s or result.detected_at == self._detected_at.get(result.camera):
+        if result.detected_at is None or result.detected_at == self._detected_at.get(result.camera):
             return b""
         self._detected_at[result.camera] = result.detected_at
         return to_json(result, self._labels, self._model_name).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Detection JSON, schema 1: the one shape in which results leave as text (JSONL, HTTP and later sinks)."""
+"""JSON, schema 1: the one shape in which results and events leave as text (JSONL, HTTP and later sinks)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
 
 SCHEMA_VERSION = 1
@@ -14,12 +15,13 @@ SCHEMA_VERSION = 1
 def to_json(result: FrameResult, labels: Sequence[str], model_name: str) -> str:
     """Return one result as compact JSON on one line, without a line feed.
 
-    `ts` is in seconds since the epoch; `box` in pixels of the original frame, `box_norm` in fractions of its width
-    and height, both x1, y1, x2, y2; `age_ms` says how much older the detections are than the frame; `device` what
-    computed them.
+    `ts` is in seconds since the epoch, of a video file since its beginning; `box` in pixels of the original frame,
+    `box_norm` in fractions of its width and height, both x1, y1, x2, y2; `age_ms` says how much older than the frame
+    the newest search is, and that of an object when the model found it last; `device` what computed them. Of files
+    `latency_ms` is empty, so that the same file gives the same text.
     """
     width, height = result.frame.size_wh
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "ts": round(result.frame.wall_time, 3),
         "frame_id": result.frame.frame_id,
@@ -33,6 +35,31 @@ def to_json(result: FrameResult, labels: Sequence[str], model_name: str) -> str:
         "age_ms": round(result.age_s * 1e3, 1),
         "detections": list(_detections(result, labels)),
     }
+    if result.line_counts:
+        document["lines"] = result.line_counts
+    return compact(document)
+
+
+def event_to_json(event: Event | Alert) -> str:
+    """Return an event or alert as compact JSON on one line, without a line feed.
+
+    `ts` is when it happened, in seconds since the epoch: of an event, when its object was last seen.
+    """
+    document: dict[str, Any] = {"schema": SCHEMA_VERSION}
+    if isinstance(event, Alert):
+        document |= {"type": "alert", "rule": event.rule, "ts": round(event.ts, 3), "count": event.count}
+    else:
+        seen = event.object
+        document |= {"type": event.kind, "ts": round(seen.seen_ts if seen.end_ts is None else seen.end_ts, 3)}
+    return compact(document | {"object": event.object.to_json()})
+
+
+def compact(document: Any) -> str:
+    """Return JSON values as text on one line, without spaces, other scripts as they are.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -50,4 +77,8 @@ def _detections(result: FrameResult, labels: Sequence[str]) -> Iterator[dict[str
         }
         if found.tracker_id is not None:
             detection["track_id"] = int(found.tracker_id[index])
+        if result.ages_s is not None:
+            detection["age_ms"] = round(float(result.ages_s[index]) * 1e3, 1)
+        if result.zones:
+            detection["zones"] = list(result.zones[index])
         yield detection

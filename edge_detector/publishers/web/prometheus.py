@@ -22,6 +22,7 @@ _PREFIX = "edge_detector_"
 _COUNTERS = {
     "captured": "Frames read from the camera.",
     "dropped": "Frames that no inference saw.",
+    "skipped": "Frames that were not searched because nothing moved.",
     "inferred": "Frames that were searched.",
     "published": "Frames handed to the publishers.",
     "publish_errors": "Results that a publisher failed to take.",

@@ -13,7 +13,9 @@ from pathlib import Path
 from aiohttp import web
 
 from edge_detector.overlay import color_of
+from edge_detector.publishers import EventHistory
 from edge_detector.publishers.schema import to_json
+from edge_detector.publishers.web.event_routes import EventPages
 from edge_detector.publishers.web.hub import FrameHub, HubClosed
 from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, to_prometheus
 from edge_detector.runtime.metrics import ServiceStatus
@@ -47,6 +49,7 @@ class Site:
     stall_s: float
     status: Callable[[], ServiceStatus] | None
     set_detecting: Callable[[str, bool], None] | None
+    events: EventHistory | None
 
 
 class Pages:
@@ -73,6 +76,7 @@ class Pages:
         app.router.add_post("/api/detect", self.detect)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.health)
+        EventPages(self._site.events).add_to(app.router)
         app.router.add_static("/static", STATIC)
         return app
 

@@ -56,7 +56,7 @@ def test_every_inference_is_one_line(tmp_path: Path, make_result: MakeResult) ->
     path = tmp_path / "out.jsonl"
     publisher = open_jsonl(path, LABELS, "tiny", lossless=True)
     first, second = make_result(frame_id=0), make_result(frame_id=3)
-    publisher.publish(replace(first, timings_s={}))  # before the first inference
+    publisher.publish(replace(first, detected_at=None))  # before the first inference
     for result in (first, second):
         publisher.publish(result)
         publisher.publish(replace(make_result(frame_id=9), detected_at=result.detected_at))

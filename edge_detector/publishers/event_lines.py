@@ -1,0 +1,68 @@
+"""Events and alerts as JSON Lines, schema 1, in a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+
+from edge_detector.errors import PublishError
+from edge_detector.events import Alert, Event
+from edge_detector.publishers.event_worker import PartlyWritten, QueuedEvents
+from edge_detector.publishers.schema import event_to_json
+
+
+def open_event_lines(path: str | Path) -> QueuedEvents[EventLines]:
+    """Return a publisher that appends one line per event to the file `path`.
+
+    Raises:
+        PublishError: the file cannot be written.
+    """
+    return QueuedEvents(EventLines(path))
+
+
+class EventLines:
+    """An `EventSink` that appends a line per event to the file `path`, each in one write without a buffer.
+
+    So a kill leaves only complete lines, and of a disk that is full the half line is taken away again.
+
+    Raises:
+        PublishError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        try:
+            self._file = FileIO(self.name, "a")
+            if _ends_within_a_line(Path(path)):  # after a power cut
+                self._file.write(b"\n")
+        except OSError as error:
+            raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+    def write(self, events: Sequence[Event | Alert]) -> None:
+        """Append the events; see `EventSink`."""
+        for written, event in enumerate(events):
+            try:
+                self._append(event_to_json(event).encode() + b"\n")
+            except OSError as error:
+                raise PartlyWritten(f"cannot write {self.name}: {error.strerror}", written) from error
+
+    def finish(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, line: bytes) -> None:
+        written = self._file.write(line)
+        if written != len(line):
+            self._file.truncate(self._file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
