@@ -5,13 +5,28 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from edge_detector.config_checks import together_errors
 from edge_detector.errors import ConfigError
 from edge_detector.frame import parse_size
+from edge_detector.object_config import (
+    EventsConfig,
+    LineConfig,
+    MotionConfig,
+    Name,
+    ObjectsConfig,
+    OverlayConfig,
+    Part,
+    RegionsConfig,
+    RuleConfig,
+    TrackingConfig,
+    ZoneConfig,
+)
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -58,11 +73,7 @@ def _with_secrets(text: str) -> str:
 Source = Annotated[str, AfterValidator(_with_secrets)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """Which model, and how it is run; `path` is a file or the name of a shipped model.
 
     `edgetpu_path` is the same model compiled for the Edge TPU; the CPU stands in with `path` while the TPU is away,
@@ -81,7 +92,7 @@ class ModelConfig(_Part):
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class CameraConfig(_Part):
+class CameraConfig(Part):
     """A camera: where it is, how it takes pictures, how often it is searched, and when it is given up.
 
     Attributes:
@@ -98,6 +109,7 @@ class CameraConfig(_Part):
         stall_s: without a picture for so long, though open, it is opened again.
         frozen_s: so too if no pixel changed for so long, once; null never looks.
         give_up_s: when no camera has given a picture for so long, the program ends with exit code 75.
+        tracking: and the keys after it: blocks as at the top level, for this camera alone; null: the one there.
     """
 
     source: Source = "auto"
@@ -106,30 +118,59 @@ class CameraConfig(_Part):
     format: Literal["mjpg", "yuyv"] | None = None
     rotation: Literal[0, 90, 180, 270] = 0
     stream: Literal["main", "lores"] = "main"
-    controls: dict[str, bool | int | float | str] = {}
+    controls: dict[str, bool | int | float | str] = Field(default_factory=dict)
     detect: bool = True
     detect_fps: Annotated[float, Field(gt=0)] | None = None
     max_age_s: Annotated[float, Field(gt=0)] = 10.0
     stall_s: Annotated[float, Field(ge=0.5)] = 5.0
     frozen_s: Annotated[float, Field(gt=0)] | None = 60.0
     give_up_s: Annotated[float, Field(gt=0)] = 600.0
+    tracking: TrackingConfig | None = None
+    objects: ObjectsConfig | None = None
+    zones: dict[Name, ZoneConfig] | None = None
+    lines: dict[Name, LineConfig] | None = None
+    motion: MotionConfig | None = None
+    regions: RegionsConfig | None = None
 
 
-class OutputConfig(_Part):
+class FeedConfig(CameraConfig):
+    """A camera with all blocks filled in."""
+
+    tracking: TrackingConfig
+    objects: ObjectsConfig
+    zones: dict[Name, ZoneConfig]
+    lines: dict[Name, LineConfig]
+    motion: MotionConfig
+    regions: RegionsConfig
+
+
+_BLOCKS = tuple(key for key, field in FeedConfig.model_fields.items() if field.is_required())
+
+
+class OutputConfig(Part):
     """Files that results are written to, beside the web page; of several cameras, "{camera}" stands for the name."""
 
     jsonl: str | None = None
     video: str | None = None
 
 
-class Config(_Part):
+class Config(Part):
     """The whole file; every key has a default, so an empty file is valid."""
 
     source: Source | None = None
-    cameras: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], CameraConfig] = {}
+    cameras: dict[Name, CameraConfig] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
     http: Annotated[str, AfterValidator(_check_address)] | None = "127.0.0.1:8080"
     output: OutputConfig = OutputConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    objects: ObjectsConfig = ObjectsConfig()
+    zones: dict[Name, ZoneConfig] = Field(default_factory=dict)
+    lines: dict[Name, LineConfig] = Field(default_factory=dict)
+    motion: MotionConfig = MotionConfig()
+    regions: RegionsConfig = RegionsConfig()
+    rules: dict[Name, RuleConfig] = Field(default_factory=dict)
+    events: EventsConfig = EventsConfig()
+    overlay: OverlayConfig = OverlayConfig()
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
@@ -137,12 +178,20 @@ class Config(_Part):
             raise ValueError("give either source or cameras")
         if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
             raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
+        wrong = list(together_errors(self))
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     @property
-    def feeds(self) -> dict[str, CameraConfig]:
-        """The cameras by name; `source` alone is one called "camera"."""
-        return self.cameras or {"camera": CameraConfig(source=self.source or "auto")}
+    def feeds(self) -> dict[str, FeedConfig]:
+        """The cameras by name, with the top level's blocks where they lack one; `source` alone is called "camera"."""
+        cameras = self.cameras or {"camera": CameraConfig(source=self.source or "auto")}
+        return {name: self._filled(camera) for name, camera in cameras.items()}
+
+    def _filled(self, camera: CameraConfig) -> FeedConfig:
+        blocks = {key: getattr(self, key) for key in _BLOCKS if getattr(camera, key) is None}
+        return FeedConfig.model_construct(**(dict(camera) | blocks))
 
 
 def load_config(path: Path) -> Config:
@@ -173,20 +222,24 @@ def parse_config(content: Any, name: str) -> Config:
 
 
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+    key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
     if item["type"] in ("model_type", "model_attributes_type"):
-        return f"{key}: must hold keys and values, got {item['input']!r}"
-    message = f"{key}: {item['msg'].removeprefix('Value error, ')}"
+        return f"{key or '(top level)'}: must hold keys and values, got {item['input']!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    if not key:
+        return str(message)  # it names the keys itself
     if key.endswith("source") or not isinstance(item["input"], bool | int | float | str | None):
-        return message  # may hold a password
-    return f"{message}, got {item['input']!r}"
+        return f"{key}: {message}"  # may hold a password
+    return f"{key}: {message}, got {item['input']!r}"
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     part: Any = Config
     for key in location:
-        # A camera's name is no field: what `cameras` maps to is.
+        # A name, as that of a camera, is no field: what such names map to is.
         part = get_args(part)[1] if get_origin(part) is dict else part.model_fields[str(key)].annotation
+        if get_origin(part) is UnionType:  # or null
+            part = get_args(part)[0]
     return list(part.model_fields)

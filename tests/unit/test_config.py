@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from edge_detector.config import CameraConfig, Config, load_config, parse_address
 from edge_detector.errors import ConfigError
@@ -20,23 +22,45 @@ def test_shipped_sample_states_every_key_with_its_default(repository: Path) -> N
     sample = load_config(repository / "systemd" / "edge-detector.yaml")
     assert sample == Config()
     assert sample.model_fields_set == set(Config.model_fields)
-    for part in (sample.model, sample.output):
+    blocks = [part for _, part in sample if isinstance(part, BaseModel)]
+    assert len(blocks) == 8
+    for part in blocks:
         assert part.model_fields_set == set(type(part).model_fields)
 
 
-def test_cameras_in_the_sample_are_valid_and_show_every_key(repository: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def examples(repository: Path, tmp_path: Path) -> Config:
+    """All examples that the sample holds as comments."""
     text = (repository / "systemd" / "edge-detector.yaml").read_text(encoding="utf-8")
-    example = "\n".join(line[1:] for line in text.splitlines() if line.startswith(("#cameras:", "#  ")))
-    cameras = load(tmp_path, example).cameras
+    return load(tmp_path, "\n".join(line[1:] for line in text.splitlines() if re.match(r"#\w+:$|#  ", line)))
+
+
+def test_cameras_in_the_sample_are_valid_and_show_every_key(examples: Config) -> None:
+    cameras = examples.cameras
     assert {key for camera in cameras.values() for key in camera.model_fields_set} == set(CameraConfig.model_fields)
     defaults = CameraConfig()
-    for key in ("detect", "max_age_s", "stall_s", "frozen_s", "give_up_s"):
+    blocks = ("tracking", "objects", "zones", "lines", "motion", "regions")
+    for key in ("detect", "max_age_s", "stall_s", "frozen_s", "give_up_s", *blocks):
         assert getattr(cameras["front"], key) == getattr(defaults, key)
 
 
+def test_zones_lines_filters_and_rules_in_the_sample_show_every_key(examples: Config) -> None:
+    for named in (examples.zones, examples.lines, examples.objects.filters, examples.rules):
+        shown = {key for part in named.values() for key in part.model_fields_set}
+        assert shown == {key for part in named.values() for key in type(part).model_fields}
+    night = examples.rules["night_visitor"]
+    assert (night.label, night.zone, night.for_s, night.between) == ("person", "door", 5.0, "22:00-06:00")
+
+
 def test_one_source_is_a_camera_with_defaults(tmp_path: Path) -> None:
-    assert load(tmp_path, "source: csi://0").feeds == {"camera": CameraConfig(source="csi://0")}
-    assert load(tmp_path, "").feeds == {"camera": CameraConfig(source="auto")}
+    for text, source in (("source: csi://0", "csi://0"), ("", "auto")):
+        (camera,) = load(tmp_path, text).feeds.values()
+        assert camera.source == source
+        blocks = ("tracking", "objects", "zones", "lines", "motion", "regions")
+        assert all(getattr(camera, key) == getattr(Config(), key) for key in blocks)
+        rest = set(CameraConfig.model_fields) - {"source", *blocks}
+        assert all(getattr(camera, key) == getattr(CameraConfig(), key) for key in rest)
+    assert list(load(tmp_path, "").feeds) == ["camera"]
 
 
 def test_password_comes_from_the_environment_and_stays_out_of_messages(

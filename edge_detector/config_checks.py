@@ -1,0 +1,111 @@
+"""What one key of the settings cannot tell alone: names that must exist, coordinates that must fit the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from edge_detector.errors import ConfigError
+from edge_detector.frame import parse_size
+from edge_detector.labels import UNUSED
+from edge_detector.tracking.polygons import Points, to_fractions
+
+if TYPE_CHECKING:
+    from edge_detector.config import CameraConfig, Config, FeedConfig
+    from edge_detector.object_config import RuleConfig
+
+
+def check_labels(config: Config, labels: Sequence[str]) -> None:
+    """Check that the model knows all labels that the settings name.
+
+    Raises:
+        ConfigError: it does not; the message names the keys' paths and the labels of the model.
+    """
+    unknown = [f"{path}: {label!r}" for path, label in _labels(config) if label not in labels]
+    if unknown:
+        known = ", ".join(label for label in labels if label != UNUSED)
+        raise ConfigError(f"{'; '.join(unknown)}: no label of the model, which knows: {known}")
+
+
+def check_coordinates(config: Config, camera: str, size_wh: tuple[int, int]) -> None:
+    """Check that all zones, lines and masks of a camera lie within its pictures of `size_wh` pixels.
+
+    Raises:
+        ConfigError: they do not; the message names the keys' paths.
+    """
+    wrong = list(_coordinate_errors(config, camera, size_wh))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+
+
+def together_errors(config: Config) -> Iterator[str]:
+    """Yield what is wrong between keys, with their paths, as far as the settings alone tell."""
+    feeds = config.feeds
+    for name, feed in feeds.items():
+        if feed.motion.enabled and feed.motion.floor_s >= feed.max_age_s:
+            yield f"motion.floor_s of camera {name}: must be below max_age_s, {feed.max_age_s:g}: boxes are no older"
+        if feed.regions.enabled and not feed.tracking.enabled:
+            yield f"regions.enabled of camera {name}: needs tracking.enabled, which remembers what is elsewhere"
+        if feed.size is not None and "size=" not in feed.source:  # the URI wins
+            width, height = parse_size(feed.size)
+            turned = feed.rotation in (90, 270)
+            yield from _coordinate_errors(config, name, (height, width) if turned else (width, height))
+    for name, rule in config.rules.items():
+        if rule.camera is not None and rule.camera not in feeds:
+            yield f"rules.{name}.camera: {_unknown('camera', rule.camera, feeds)}"
+        else:
+            watched = [feed for camera, feed in feeds.items() if rule.camera in (None, camera)]
+            yield from _rule_errors(f"rules.{name}", rule, watched)
+
+
+def _rule_errors(path: str, rule: RuleConfig, feeds: Sequence[FeedConfig]) -> Iterator[str]:
+    zones = {zone for feed in feeds for zone in feed.zones}
+    lines = {line for feed in feeds for line in feed.lines}
+    if rule.zone is not None and rule.zone not in zones:
+        yield f"{path}.zone: {_unknown('zone', rule.zone, zones)}"
+    if rule.line is not None and rule.line not in lines:
+        yield f"{path}.line: {_unknown('line', rule.line, lines)}"
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    return f"no {kind} is named {name!r}; known here: {', '.join(sorted(known)) or 'none'}"
+
+
+def _coordinate_errors(config: Config, camera: str, size_wh: tuple[int, int]) -> Iterator[str]:
+    own = config.cameras.get(camera)
+    for part, path, points in _shapes(config.feeds[camera]):
+        try:
+            to_fractions(points, size_wh, path)
+        except ConfigError as error:
+            inherited = own is None or getattr(own, part) is None
+            yield f"{error} of camera {camera}" if inherited else f"cameras.{camera}.{error}"
+
+
+def _shapes(feed: FeedConfig) -> Iterator[tuple[str, str, Points]]:
+    """Yield the block, path and points of all coordinates of a camera."""
+    for name, zone in feed.zones.items():
+        yield "zones", f"zones.{name}.coordinates", zone.coordinates
+    for name, line in feed.lines.items():
+        yield "lines", f"lines.{name}.coordinates", line.coordinates
+    masks = {"motion.mask": feed.motion.mask, "objects.mask": feed.objects.mask}
+    masks |= {f"objects.filters.{label}.mask": one.mask for label, one in feed.objects.filters.items()}
+    for path, mask in masks.items():
+        for number, polygon in enumerate(mask):
+            yield path.partition(".")[0], f"{path}.{number}", polygon
+
+
+def _labels(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield the path of every label that the settings name, and the label."""
+    parts: dict[str, Config | CameraConfig] = {"": config}
+    parts |= {f"cameras.{name}.": camera for name, camera in config.cameras.items()}
+    for prefix, part in parts.items():
+        if part.objects is not None:
+            yield from ((f"{prefix}objects.track", label) for label in part.objects.track or ())
+            yield from ((f"{prefix}objects.filters", label) for label in part.objects.filters)
+        for name, zone in (part.zones or {}).items():
+            yield from ((f"{prefix}zones.{name}.objects", label) for label in zone.objects)
+        for name, line in (part.lines or {}).items():
+            yield from ((f"{prefix}lines.{name}.objects", label) for label in line.objects)
+    for name, rule in config.rules.items():
+        if rule.label is not None:
+            yield f"rules.{name}.label", rule.label

@@ -1,0 +1,1 @@
+"""Stage 4b: detections -> objects over time."""
