@@ -83,20 +83,34 @@ class Detector:
             loaded.backend.close()
             raise
 
+    def set_threshold(self, threshold: float) -> None:
+        """Return detections from this confidence on, 0 to 1, from now on."""
+        if threshold != self.threshold:
+            self.threshold = threshold
+            self._decoder = _build_decoder(self.manifest, threshold)
+
     def detect(self, frame: Frame) -> Detections:
         """Return what is in the frame, in its pixels, clipped to it, best first."""
         return self.detect_timed(frame)[0]
 
-    def detect_timed(self, frame: Frame) -> tuple[Detections, dict[str, float]]:
-        """Return the detections, and the seconds of "preprocess", "inference" and "postprocess"."""
+    def detect_timed(
+        self, frame: Frame, region: tuple[int, int, int, int] | None = None
+    ) -> tuple[Detections, dict[str, float]]:
+        """Return the detections, and the seconds of "preprocess", "inference" and "postprocess".
+
+        With a `region`, x1, y1, x2, y2 in pixels of the frame, only this part is searched, and all of the model's
+        canvas is for it; the detections are in pixels of the frame all the same.
+        """
         start_s = time.perf_counter()
-        tensor, transform = prepare(frame.image, self._normalizer)
+        x1, y1, x2, y2 = region or (0, 0, *frame.size_wh)
+        tensor, transform = prepare(frame.image[y1:y2, x1:x2], self._normalizer)
         prepared_s = time.perf_counter()
         raw = self.backend.infer(tensor)
         inferred_s = time.perf_counter()
         found = self._decoder.decode(raw)
         xyxy = transform.to_source(found.xyxy)
         inside = np.all(xyxy[:, 2:] > xyxy[:, :2], axis=1)  # nothing remains of a box in the letterbox's bars
+        xyxy += np.array([x1, y1, x1, y1], np.float32)
         detections = Detections(xyxy, found.confidence, found.class_id)[inside]
         timings_s = {
             "preprocess": prepared_s - start_s,

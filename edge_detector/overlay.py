@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from edge_detector.detections import Detections
 from edge_detector.frame import FrameResult
+from edge_detector.overlay_shapes import Shape, draw_shapes
 
 Image = npt.NDArray[np.uint8]
 Rgb = tuple[int, int, int]
@@ -29,7 +31,9 @@ AMBER: Rgb = (255, 190, 70)
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
 FONT_CAP_PX = 22  # height of a capital letter at font scale 1
-OLD_S = 1.0  # boxes older than this are faded
+OLD_S = 1.0  # boxes older than this are faded;
+FOLLOWED_OLD_S = 3.0  # those of objects that are followed, later
+_SAME_S = 1e-3
 FADED_OPACITY = 0.45
 # OpenCV 5 draws Unicode with fonts of its own, earlier versions ASCII only.
 UNICODE_TEXT = int(cv2.__version__.partition(".")[0]) >= 5
@@ -92,22 +96,31 @@ class OverlayRenderer:
     """Draws boxes, tags and a status line, sized to the picture.
 
     Labels are drawn as they are where OpenCV can (version 5), else without accents and with '?' for other scripts.
+    `shapes` are zones and lines to draw, by camera.
     """
 
-    def __init__(self, labels: Sequence[str], *, status: bool = True) -> None:
+    def __init__(
+        self, labels: Sequence[str], *, status: bool = True, shapes: Mapping[str, Sequence[Shape]] | None = None
+    ) -> None:
         self._labels = tuple(_printable(label) for label in labels)
         self._status = status
+        self._shapes = shapes or {}
 
     def draw(self, result: FrameResult) -> Image:
         """Return a copy of the frame's picture, (H, W, 3) uint8 RGB, with everything drawn on it."""
         image: Image = result.frame.image.copy()
         style = _Style.for_size(*result.frame.size_wh)
-        if len(result.detections):
-            self._draw_detections(image, result.detections, style)
-            if result.age_s > OLD_S:
-                cv2.addWeighted(image, FADED_OPACITY, result.frame.image, 1 - FADED_OPACITY, 0, dst=image)
+        if result.camera in self._shapes:
+            draw_shapes(image, self._shapes[result.camera], result, style.line, style.put)
+        old = _is_old(result)
+        if old.any():
+            without = image.copy()
+            self._draw_detections(image, result.detections[old], style)
+            cv2.addWeighted(image, FADED_OPACITY, without, 1 - FADED_OPACITY, 0, dst=image)
+        if not old.all():
+            self._draw_detections(image, result.detections[~old], style)
         if self._status:
-            _draw_status(image, _status_parts(result), style, WHITE if result.age_s <= OLD_S else AMBER)
+            _draw_status(image, _status_parts(result), style, AMBER if result.age_s > _limit_s(result) else WHITE)
         return image
 
     def _draw_detections(self, image: Image, detections: Detections, style: _Style) -> None:
@@ -177,12 +190,30 @@ def _tag_place(
     return x, min(inside, key=covered)
 
 
+def _limit_s(result: FrameResult) -> float:
+    """Return how old a search may be: objects that are followed stay where they are seen."""
+    return OLD_S if result.ages_s is None else math.inf if result.still else FOLLOWED_OLD_S
+
+
+def _is_old(result: FrameResult) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether each box is doubtful: the search is old, or looked for the object in vain."""
+    old = np.full(len(result.detections), result.age_s > _limit_s(result))
+    if result.ages_s is not None:
+        old |= (result.ages_s > result.age_s + _SAME_S) & (result.ages_s > OLD_S)
+    return old
+
+
 def _status_parts(result: FrameResult) -> list[str]:
     """Return what is known of rates and age; nothing for a photo."""
     rates = (("inference", "inference"), ("camera", "capture"))
     parts = [f"{name} {result.fps[key]:.1f} fps" for name, key in rates if key in result.fps]
     if parts or result.age_s > 0:
-        parts.append(f"boxes {result.age_s:.2f} s old" if result.timings_s else "no inference yet")
+        if result.detected_at is None:
+            parts.append("no inference yet")
+        elif result.ages_s is None:
+            parts.append(f"boxes {result.age_s:.2f} s old")
+        else:
+            parts.append(f"searched {result.age_s:.2f} s ago{', nothing moves' if result.still else ''}")
     return parts
 
 

@@ -14,6 +14,7 @@ from edge_detector.errors import PublishError, SourceError
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import Publisher, open_publisher
 from edge_detector.publishers.pictures import CopyNames
+from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.pipeline import RecordedPipeline
 from edge_detector.runtime.service import USUAL_FPS
 from edge_detector.sources import Source, local_files, open_source
@@ -133,7 +134,7 @@ class Batch:
             self._on_progress(before + done, before + max(done, total or 0) + waiting)
 
         publishers = shared if video is None else (*shared, video)
-        pipeline = RecordedPipeline(source, self._detector, publishers, stop, on_progress)
+        pipeline = RecordedPipeline(Feed("camera", source, publishers), self._detector, stop, on_progress)
         stats = pipeline.run()
         self.report.frames += stats.inferred
         self.report.failed += stats.unreadable

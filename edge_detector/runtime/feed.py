@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,27 +14,46 @@ import numpy as np
 from edge_detector.detections import Detections
 from edge_detector.detector import Detector
 from edge_detector.errors import UnreadablePicture
+from edge_detector.events import Alert, EndReason
 from edge_detector.frame import Frame, FrameResult
-from edge_detector.publishers import Publisher
+from edge_detector.publishers import EventPublisher, Publisher
 from edge_detector.runtime.metrics import CameraStatus, LatencyMeter, PipelineStats, RateMeter
 from edge_detector.sources import Source
+from edge_detector.tracking.follower import Follower
+from edge_detector.tracking.regions import Region
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """A frame that is to be searched, or a part of it."""
+
+    frame: Frame
+    region: Region | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Inference:
-    """Detections and the frame that they were computed on, without its pixels."""
+    """What a search found, in pixels of its frame."""
 
     detections: Detections
-    detected_at: float
-    size_wh: tuple[int, int]
+    search: Search
     timings_s: Mapping[str, float]
     device: str
+
+    @property
+    def detected_at(self) -> float:
+        """When the frame was taken."""
+        return self.search.frame.captured_at
 
 
 class Feed:
     """A source, what is known of it, and where its results go.
+
+    The thread that reads the source looks at every frame, offers it for inference, applies what inferences found, and
+    publishes; the thread that runs inference takes frames and gives results back. `follower` carries objects from
+    inference to inference and tells what happens to them; without one, boxes stay as they were found.
 
     `detect_fps` limits inferences per second; frames and detections that are older than `max_age_s` seconds are not
     used any more.
@@ -52,21 +72,27 @@ class Feed:
         detect_fps: float | None = None,
         max_age_s: float = math.inf,
         detecting: bool = True,
+        follower: Follower | None = None,
+        event_publishers: Iterable[EventPublisher] = (),
     ) -> None:
         self.name = name
         self.source = source
         self.stats = PipelineStats()
         self.latency = LatencyMeter()
         self._publishers = list(publishers)
+        self._event_publishers = list(event_publishers)
+        self._follower = follower
         self._period_s = 1 / detect_fps if detect_fps else 0.0
         self._max_age_s = max_age_s
         self._detecting = detecting
         self._capture_rate = RateMeter()
         self._inference_rate = RateMeter()
         self._failing: set[str] = set()
-        self._waiting: Frame | None = None  # for inference; guarded by the pipeline's lock, as what follows
+        self._waiting: Search | None = None  # for inference; guarded by the pipeline's lock, as what follows
         self._due_s = -math.inf
         self.served_s = -math.inf
+        self._offered: Search | None = None
+        self._results: deque[Inference] = deque()  # from the inference thread, not applied yet
         self._newest: Inference | None = None
         self._published: Inference | None = None
         self._captured_s: float | None = None
@@ -75,6 +101,10 @@ class Feed:
     def add(self, publisher: Publisher) -> None:
         """Send results there too; before it runs."""
         self._publishers.append(publisher)
+
+    def add_events(self, publisher: EventPublisher) -> None:
+        """Send events and alerts there too; before it runs."""
+        self._event_publishers.append(publisher)
 
     @property
     def detecting(self) -> bool:
@@ -86,8 +116,6 @@ class Feed:
         if on != self._detecting:
             logger.info("%s: detection is %s", self.name, "on again" if on else "paused")
         self._detecting = on
-        if not on:
-            self._newest = None
 
     def read(self, timeout_s: float) -> Frame | None:
         """Return the source's next frame, counted; None for a picture that cannot be read."""
@@ -103,44 +131,112 @@ class Feed:
             self._captured_s = frame.captured_at
         return frame
 
+    # On the thread that reads.
+
+    def look(self, frame: Frame) -> None:
+        """Take the newest frame, after what was found since the last."""
+        if not self._detecting:
+            self.end("paused")
+            return
+        if self._follower is not None:
+            self._follower.look(frame)
+        while self._results:
+            self.apply(self._results.popleft())
+
+    def wait(self) -> None:
+        """Notice that no frame has come."""
+        if self._follower is not None:
+            self._follower.tick(time.monotonic())
+            self._publish_events()
+
+    def search(self, frame: Frame) -> Search | None:
+        """Return what of the frame that was looked at last is worth an inference, None for nothing."""
+        if not self._detecting:
+            return None
+        if self._follower is None:
+            return Search(frame)
+        if not self._follower.wants_search():
+            self.stats.skipped += 1
+            return None
+        return Search(frame, self._follower.propose_region(frame.size_wh))
+
+    def apply(self, inference: Inference) -> None:
+        """Take over what was found."""
+        self._newest = inference
+        if self._follower is not None:
+            self._follower.found(inference.detections, inference.search.frame, inference.search.region)
+            self._publish_events()
+
+    def searching(self, search: Search) -> None:
+        """Note that a search is under way, so that the next one is for another part of the picture."""
+        if self._follower is not None:
+            self._follower.searching(search.frame, search.region)
+
+    def end(self, reason: EndReason) -> None:
+        """End all objects: nobody looks any more."""
+        self._newest = None
+        self._results.clear()
+        if self._follower is not None:
+            self._follower.end(reason)
+            self._publish_events()
+
+    def _publish_events(self) -> None:
+        events = [] if self._follower is None else self._follower.take_events()
+        for event in events:
+            if isinstance(event, Alert):
+                logger.info("%s: rule %s: %s #%d", self.name, event.rule, event.object.label, event.object.track_id)
+            for publisher in self._event_publishers:
+                self._try(publisher.name, lambda: publisher.publish_event(event))  # noqa: B023 - called at once
+
     # Waiting for inference.
 
-    def offer(self, frame: Frame) -> None:
-        """Let `frame` wait for inference in place of an older one."""
-        if self._detecting:
-            self.stats.dropped += self._waiting is not None
-            self._waiting = frame
+    def offer(self, search: Search) -> None:
+        """Let `search` wait for inference in place of an older one."""
+        if self._waiting is None and self._offered is not None:  # that was taken
+            self.searching(self._offered)
+        self.stats.dropped += self._waiting is not None
+        self._waiting = self._offered = search
 
     def ready_in_s(self, now_s: float) -> float:
         """Return seconds until a frame may be taken: 0 or less for now, infinity without one."""
-        if self._waiting is not None and (not self._detecting or now_s - self._waiting.captured_at > self._max_age_s):
+        waiting = self._waiting
+        if waiting is not None and (not self._detecting or now_s - waiting.frame.captured_at > self._max_age_s):
             self.stats.dropped += 1
-            self._waiting = None
-        return math.inf if self._waiting is None else self._due_s - now_s
+            self._waiting = self._offered = waiting = None
+        return math.inf if waiting is None else self._due_s - now_s
 
-    def take(self, now_s: float) -> Frame:
-        """Take the frame that waits."""
-        frame, self._waiting = self._waiting, None
-        assert frame is not None  # noqa: S101 - `ready_in_s` said so
+    def is_due(self, now_s: float) -> bool:
+        """Return whether the rate allows a search now."""
+        return now_s >= self._due_s - 1e-6  # times of a file are rounded
+
+    def take(self, now_s: float) -> Search:
+        """Take the search that waits."""
+        search, self._waiting = self._waiting, None
+        assert search is not None  # noqa: S101 - `ready_in_s` said so
+        self.plan_next(now_s)
+        return search
+
+    def plan_next(self, now_s: float) -> None:
+        """Note that a search begins now; the next one is due after the period that the rate allows."""
         # From when it was due, so that the rate is met on average; a late one is not caught up by a burst.
         self._due_s = max(self._due_s, now_s - self._period_s) + self._period_s
         self.served_s = now_s
-        return frame
 
-    def detect(self, detector: Detector, frame: Frame) -> Inference:
-        """Search `frame` and remember what was found."""
-        detections, timings_s = detector.detect_timed(frame)
+    def detect(self, detector: Detector, search: Search) -> Inference:
+        """Search; on the thread that runs inference."""
+        detections, timings_s = detector.detect_timed(search.frame, search.region)
         self.stats.inferred += 1
         self._inference_rate.tick()
-        inference = Inference(detections, frame.captured_at, frame.size_wh, timings_s, detector.device)
-        if self._detecting:
-            self._newest = inference
-        return inference
+        return Inference(detections, search, timings_s, detector.device)
+
+    def hand_over(self, inference: Inference) -> None:
+        """Leave a result for the thread that reads; from the thread that runs inference."""
+        self._results.append(inference)
 
     # Results.
 
     def publish_newest(self, frame: Frame) -> None:
-        """Hand the frame to all publishers with the newest detections, if they are not too old."""
+        """Hand the frame to all publishers with what is known of its objects, if that is not too old."""
         inference = self._newest
         if inference is not None and frame.captured_at - inference.detected_at > self._max_age_s:
             inference = None
@@ -148,26 +244,43 @@ class Feed:
 
     def publish(self, frame: Frame, inference: Inference | None) -> None:
         """Hand the frame to all publishers; without an inference, with no detections and no timings."""
-        fps = {"capture": self._capture_rate.per_second, "inference": self._inference_rate.per_second}
-        if inference is None:
-            result = FrameResult(frame, Detections.empty(), frame.captured_at, {}, fps, self.name)
-        else:
-            found = _in_pixels_of(frame, inference)
-            result = FrameResult(
-                frame, found, inference.detected_at, inference.timings_s, fps, self.name, inference.device
-            )
+        result = self._result(frame, inference)
         for publisher in self._publishers:
-            try:
-                publisher.publish(result)
-            except Exception as error:  # noqa: BLE001 - one failing publisher must not stop the others
-                self.stats.publish_errors += 1
-                if publisher.name not in self._failing:
-                    self._failing.add(publisher.name)
-                    logger.error("%s: %s (further errors of it are only counted)", publisher.name, error)
+            self._try(publisher.name, lambda: publisher.publish(result))  # noqa: B023 - called at once
         self.stats.published += 1
         if inference is not None and inference is not self._published:
             self._published = inference
-            self.latency.add(time.monotonic() - inference.detected_at)
+            if self.source.live:
+                self.latency.add(time.monotonic() - inference.detected_at)
+
+    def _result(self, frame: Frame, inference: Inference | None) -> FrameResult:
+        fps = {"capture": self._capture_rate.per_second, "inference": self._inference_rate.per_second}
+        result = FrameResult(frame, Detections.empty(), None, {}, fps, self.name)
+        if inference is None:
+            return result
+        timings_s = inference.timings_s if self.source.live else {}
+        result = replace(result, detected_at=inference.detected_at, timings_s=timings_s, device=inference.device)
+        follower = self._follower
+        if follower is None:
+            return replace(result, detections=_in_pixels_of(frame, inference))
+        detections, ages_s, zones = follower.objects(frame.size_wh)
+        return replace(
+            result,
+            detections=detections,
+            ages_s=ages_s,
+            zones=zones,
+            line_counts=follower.line_counts,
+            still=follower.still,
+        )
+
+    def _try(self, name: str, publish: Callable[[], None]) -> None:
+        try:
+            publish()
+        except Exception as error:  # noqa: BLE001 - one failing publisher must not stop the others
+            self.stats.publish_errors += 1
+            if name not in self._failing:
+                self._failing.add(name)
+                logger.error("%s: %s (further errors of it are only counted)", name, error)
 
     def status(self) -> CameraStatus:
         """Return how it is."""
@@ -195,7 +308,8 @@ class Feed:
 
 def _in_pixels_of(frame: Frame, inference: Inference) -> Detections:
     """Return the detections in pixels of `frame`, also if the source has changed its resolution since."""
-    if inference.size_wh == frame.size_wh:
+    searched = inference.search.frame
+    if searched.size_wh == frame.size_wh:
         return inference.detections
-    scale_xy = np.divide(frame.size_wh, inference.size_wh, dtype=np.float32)
+    scale_xy = np.divide(frame.size_wh, searched.size_wh, dtype=np.float32)
     return replace(inference.detections, xyxy=inference.detections.xyxy * np.tile(scale_xy, 2))

@@ -79,6 +79,7 @@ class PipelineStats:
     Attributes:
         captured: frames read from the source.
         dropped: frames that no inference saw because a newer one came first, or that were too old (live sources only).
+        skipped: frames that were not worth an inference because nothing moved.
         inferred: frames that detections were computed on.
         published: results handed to the publishers.
         unreadable: pictures that could not be decoded and were skipped.
@@ -87,6 +88,7 @@ class PipelineStats:
 
     captured: int = 0
     dropped: int = 0
+    skipped: int = 0
     inferred: int = 0
     published: int = 0
     unreadable: int = 0

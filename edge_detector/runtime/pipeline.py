@@ -14,11 +14,9 @@ from edge_detector.abandoned import leave_behind
 from edge_detector.detector import Detector
 from edge_detector.errors import EndOfStream, SourceLost
 from edge_detector.frame import Frame
-from edge_detector.publishers import Publisher
-from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.feed import Feed, Search
 from edge_detector.runtime.metrics import PipelineStats, ServiceStatus
 from edge_detector.runtime.process import process_status
-from edge_detector.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +83,8 @@ class LivePipeline:
                 if now_s >= report_s:
                     self._log_rates()
                     report_s += _REPORT_PERIOD_S
+        for feed in self.feeds.values():
+            feed.end("shutdown")
         if self._error is not None and not isinstance(self._error, EndOfStream):
             raise self._error
         return self.stats
@@ -106,11 +106,16 @@ class LivePipeline:
         try:
             while not self._stopping():
                 frame = feed.read(_POLL_S)
-                if frame is not None:
+                if frame is None:
+                    feed.wait()
+                    continue
+                feed.look(frame)
+                search = feed.search(frame)
+                if search is not None:
                     with self._arrived:
-                        feed.offer(frame)
+                        feed.offer(search)
                         self._arrived.notify()
-                    feed.publish_newest(frame)
+                feed.publish_newest(frame)
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
 
@@ -119,8 +124,8 @@ class LivePipeline:
             while not self._stopping():
                 taken = self._next(_POLL_S)
                 if taken is not None:
-                    feed, frame = taken
-                    feed.detect(self._detector, frame)
+                    feed, search = taken
+                    feed.hand_over(feed.detect(self._detector, search))
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
 
@@ -129,8 +134,8 @@ class LivePipeline:
             self._error = error
             self._ended.set()
 
-    def _next(self, timeout_s: float) -> tuple[Feed, Frame] | None:
-        """Wait for the frame whose turn it is."""
+    def _next(self, timeout_s: float) -> tuple[Feed, Search] | None:
+        """Wait for the search whose turn it is."""
         deadline_s = time.monotonic() + timeout_s
         with self._arrived:
             while True:
@@ -146,10 +151,10 @@ class LivePipeline:
 
 
 class RecordedPipeline:
-    """Runs every frame of a file or folder through the detector and to all publishers, in order.
+    """Runs every frame of a file or folder to all publishers, in order, searched as often as its feed wants.
 
-    Only decoding runs ahead, in a thread. The caller opens source, detector and publishers and closes them after `run`.
-    Setting `stop` ends the run.
+    Only decoding runs ahead, in a thread: the same file, model and settings give the same results. The caller opens
+    source, detector and publishers and closes them after `run`. Setting `stop` ends the run.
 
     Attributes:
         stats: the counters, up to date while it runs.
@@ -157,15 +162,14 @@ class RecordedPipeline:
 
     def __init__(
         self,
-        source: Source,
+        feed: Feed,
         detector: Detector,
-        publishers: Sequence[Publisher],
         stop: threading.Event,
         on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     ) -> None:
         """Take the parts; `on_progress(done, total)` is called after each picture."""
-        self._feed = Feed("camera", source, publishers)
-        self.stats = self._feed.stats
+        self._feed = feed
+        self.stats = feed.stats
         self._detector = detector
         self._stop = stop
         self._ended = threading.Event()
@@ -190,9 +194,19 @@ class RecordedPipeline:
                     break
                 if isinstance(frame, BaseException):
                     raise frame
-                self._feed.publish(frame, self._feed.detect(self._detector, frame))
+                self._run_frame(frame)
                 self._report_progress()
+        self._feed.end("camera")
         return self.stats
+
+    def _run_frame(self, frame: Frame) -> None:
+        feed = self._feed
+        feed.look(frame)
+        if feed.is_due(frame.captured_at) and (search := feed.search(frame)) is not None:
+            feed.plan_next(frame.captured_at)
+            feed.searching(search)
+            feed.apply(feed.detect(self._detector, search))
+        feed.publish_newest(frame)
 
     def _capture(self, frames: queue.Queue[Frame | BaseException]) -> None:
         while not self._stopping():
@@ -213,7 +227,7 @@ class RecordedPipeline:
         return self._stop.is_set() or self._ended.is_set()
 
     def _report_progress(self) -> None:
-        self._on_progress(self.stats.inferred + self.stats.unreadable, self._feed.source.frame_total)
+        self._on_progress(self.stats.published + self.stats.unreadable, self._feed.source.frame_total)
 
 
 @contextmanager

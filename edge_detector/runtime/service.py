@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from edge_detector.backends import DeviceOptions
-from edge_detector.config import CameraConfig, Config, ModelConfig, parse_address
+from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig, parse_address
+from edge_detector.config_checks import check_coordinates, check_labels
 from edge_detector.detector import Detector
 from edge_detector.errors import ConfigError, DelegateError
+from edge_detector.events import Event
 from edge_detector.frame import parse_size
 from edge_detector.overlay import OverlayRenderer
-from edge_detector.publishers import Publisher, open_publisher
+from edge_detector.overlay_shapes import Shape
+from edge_detector.publishers import EventHistory, EventPublisher, Publisher, open_event_publisher, open_publisher
+from edge_detector.publishers.event_store import open_event_store
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
+from edge_detector.tracking.follower import Follower, FollowerOptions
 
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 _HANGS_AFTER_S = 5.0  # beyond the time in which a camera itself notices that no picture comes
@@ -75,22 +84,19 @@ def run_service(
             sources[name] = stack.enter_context(closing(source))
         if stop.is_set():
             return PipelineStats()
-        if all(source.live for source in sources.values()):
-            feeds = [_feed(name, sources[name], camera) for name, camera in config.feeds.items()]
-            pipeline = LivePipeline(feeds, detector, stop)
-            outputs = _enter(stack, _open_publishers(config, detector, sources, stop, pipeline))
-            run = pipeline.run
-        elif len(sources) == 1:
-            outputs = _enter(stack, _open_publishers(config, detector, sources, stop, None))
-            (source,) = sources.values()
-            run = RecordedPipeline(source, detector, outputs, stop).run
-        else:
+        live = all(source.live for source in sources.values())
+        if not live and len(sources) > 1:
             files = ", ".join(name for name, source in sources.items() if not source.live)
             raise ConfigError(f"cameras: {files}: is a file with an end; of several cameras, add ?loop=1 to repeat it")
+        feeds = _make_feeds(config, detector, sources)
+        pipeline = LivePipeline(feeds, detector, stop) if live else RecordedPipeline(feeds[0], detector, stop)
+        outputs = _Outputs(config, detector, sources, stop, pipeline)
+        stack.enter_context(closing(outputs))
+        outputs.open(feeds)
         read = ", ".join(source.name for source in sources.values())
-        written = ", ".join(publisher.name for publisher in outputs) or "nowhere"
+        written = ", ".join(outputs.names) or "nowhere"
         on_ready(f"{read} -> {detector.manifest.name} ({detector.backend.name}) -> {written}")
-        return run(duration_s)
+        return pipeline.run(duration_s)
 
 
 def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, stop: threading.Event) -> Source:
@@ -109,56 +115,136 @@ def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, sto
     )
 
 
-def _feed(name: str, source: Source, camera: CameraConfig) -> Feed:
-    return Feed(name, source, detect_fps=camera.detect_fps, max_age_s=camera.max_age_s, detecting=camera.detect)
+def _make_feeds(config: Config, detector: Detector, sources: Mapping[str, Source]) -> list[Feed]:
+    """Return a feed for each source; the detector's threshold becomes the lowest that one of them needs.
 
-
-def _enter(stack: ExitStack, publishers: Iterator[Publisher]) -> list[Publisher]:
-    """Open one by one, so that the first is closed where the second fails."""
-    return [stack.enter_context(closing(publisher)) for publisher in publishers]
-
-
-def _open_publishers(
-    config: Config,
-    detector: Detector,
-    sources: Mapping[str, Source],
-    stop: threading.Event,
-    pipeline: LivePipeline | None,
-) -> Iterator[Publisher]:
-    """Open one after the other, and let the pipeline's feeds publish there."""
-    labels, model_name = detector.manifest.labels, detector.manifest.name
-    overlay = OverlayRenderer(labels)
-    waiting = {"lossless": pipeline is None, "stop": stop}
-    everywhere: list[Publisher] = []
-    if config.http is not None:
-        host, port = parse_address(config.http)
-        control = {} if pipeline is None else {"status": pipeline.status, "set_detecting": pipeline.set_detecting}
-        everywhere.append(
-            open_publisher(
-                "web",
-                overlay=overlay,
-                labels=labels,
-                model_name=model_name,
-                cameras=tuple(sources),
-                host=host,
-                port=port,
-                **control,
+    Raises:
+        ConfigError: the settings name a label that the model does not have.
+    """
+    manifest, threshold = detector.manifest, detector.threshold
+    check_labels(config, manifest.labels)
+    recorded = any(not source.live for source in sources.values())
+    options = FollowerOptions(
+        labels=manifest.labels,
+        threshold=threshold,
+        canvas_wh=(manifest.input.width, manifest.input.height),
+        rules=config.rules,
+        check_size=lambda camera, size_wh: check_coordinates(config, camera, size_wh),
+        update_s=config.events.update_s,
+        run_id="" if recorded else f"{secrets.token_hex(2)}-",  # the same file gives the same ids
+    )
+    feeds, lowest = [], [threshold]
+    for name, camera in config.feeds.items():
+        source = sources[name]
+        follower = None
+        if source.live or source.fps is not None:  # else photos, which have nothing to do with each other
+            follower = Follower(name, camera, options)
+            lowest.append(follower.lowest_score)
+        feeds.append(
+            Feed(
+                name,
+                source,
+                detect_fps=camera.detect_fps,
+                max_age_s=camera.max_age_s,
+                detecting=camera.detect,
+                follower=follower,
             )
         )
-        yield everywhere[-1]
-    if config.output.jsonl is not None:
-        target = config.output.jsonl
-        everywhere.append(
-            open_publisher("jsonl", target=target, labels=labels, model_name=model_name, append=True, **waiting)
-        )
-        yield everywhere[-1]
-    for feed in () if pipeline is None else pipeline.feeds.values():
-        for publisher in everywhere:
+    detector.set_threshold(min(lowest))
+    return feeds
+
+
+def _shapes(camera: FeedConfig) -> list[Shape]:
+    """Return the zones and lines of a camera, to be drawn."""
+    zones = [Shape("zone", name, np.array(zone.coordinates)) for name, zone in camera.zones.items()]
+    return zones + [Shape("line", name, np.array(line.coordinates)) for name, line in camera.lines.items()]
+
+
+class _Outputs:
+    """What results go to: opened one after the other, closed in reverse order."""
+
+    def __init__(
+        self,
+        config: Config,
+        detector: Detector,
+        sources: Mapping[str, Source],
+        stop: threading.Event,
+        pipeline: LivePipeline | RecordedPipeline,
+    ) -> None:
+        self.names: list[str] = []
+        self._config = config
+        self._sources = sources
+        self._pipeline = pipeline
+        self._model = {"labels": detector.manifest.labels, "model_name": detector.manifest.name}
+        self._live = isinstance(pipeline, LivePipeline)
+        self._waiting = {"lossless": not self._live, "stop": stop}
+        self._stack = ExitStack()
+        shapes = {name: _shapes(camera) for name, camera in config.feeds.items()} if config.overlay.zones else {}
+        self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
+
+    def open(self, feeds: Sequence[Feed]) -> None:
+        """Open all that the settings name, and let the feeds publish there.
+
+        Raises:
+            PublishError: one cannot be opened; those before it are closed by `close`.
+        """
+        history = self._open_events(feeds)
+        output = self._config.output
+        if self._config.http is not None:
+            self._add(self._open_web(history), feeds)
+        if output.jsonl is not None:
+            lines = open_publisher("jsonl", target=output.jsonl, append=True, **self._model, **self._waiting)
+            self._add(lines, feeds)
+        if output.video is not None:
+            for feed in feeds:
+                path, fps = output.video.replace("{camera}", feed.name), feed.source.fps or USUAL_FPS
+                video = open_publisher("video", path=path, overlay=self._overlay, fps=fps, **self._waiting)
+                self._add(video, [feed])
+
+    def close(self) -> None:
+        """Close all."""
+        self._stack.close()
+
+    def _add(self, publisher: Publisher, feeds: Sequence[Feed]) -> None:
+        self._stack.enter_context(closing(publisher))
+        self.names.append(publisher.name)
+        for feed in feeds:
             feed.add(publisher)
-    if config.output.video is not None:
-        for name, source in sources.items():
-            path, fps = config.output.video.replace("{camera}", name), source.fps or USUAL_FPS
-            video = open_publisher("video", path=path, overlay=overlay, fps=fps, **waiting)
-            if pipeline is not None:
-                pipeline.feeds[name].add(video)
-            yield video
+
+    def _open_web(self, history: EventHistory) -> Publisher:
+        host, port = parse_address(self._config.http or "")
+        control: dict[str, Any] = {}
+        if isinstance(self._pipeline, LivePipeline):
+            control = {"status": self._pipeline.status, "set_detecting": self._pipeline.set_detecting}
+        cameras = tuple(self._sources)
+        return open_publisher(
+            "web",
+            overlay=self._overlay,
+            cameras=cameras,
+            host=host,
+            port=port,
+            events=history,
+            **self._model,
+            **control,
+        )
+
+    def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
+        """Open what keeps events, and return the history; what happens in a file is kept in memory only."""
+        events = self._config.events
+        if self._live and events.path is not None:
+            store = open_event_store(events.path, max_age_days=events.max_age_days, max_mb=events.max_mb)
+            self.names.append(store.name)
+        else:
+            store = open_event_store()
+        self._stack.enter_context(closing(store))
+        publishers: list[EventPublisher] = [store]
+        if events.jsonl is not None:
+            publishers.append(open_event_publisher("lines", path=events.jsonl))
+            self.names.append(publishers[-1].name)
+            self._stack.enter_context(closing(publishers[-1]))
+            for state in store.sink.interrupted:
+                publishers[-1].publish_event(Event("end", state))
+        for feed in feeds:
+            for publisher in publishers:
+                feed.add_events(publisher)
+        return store.sink

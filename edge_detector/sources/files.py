@@ -62,7 +62,8 @@ class PictureFiles:
         frame_id = self._next
         self._next += 1
         path = self._paths[frame_id]
-        return Frame(read_picture(path), frame_id, time.monotonic(), time.time(), str(path))
+        image = read_picture(path)
+        return Frame(image, frame_id, float(frame_id), path.stat().st_mtime, str(path))
 
     def close(self) -> None:
         """Read no more."""
@@ -73,7 +74,7 @@ class VideoFile:
     """The frames of a video.
 
     With `loop` it stands for a camera: live, endless, at the clip's own rate. Without, every frame is given as fast as
-    it is read, `captured_at` following the clip's own time from the moment it was opened.
+    it is read, `captured_at` and `wall_time` being seconds since its beginning.
     """
 
     health = SourceHealth()
@@ -91,7 +92,6 @@ class VideoFile:
         self._period_s = 1 / (self.fps or _USUAL_FPS)
         self._frame_id = 0
         self._position = 0  # frames since the clip's beginning
-        self._start_s, self._start_wall = time.monotonic(), time.time()
         self._pacer = Pacer(self._period_s)
 
     def read(self, timeout_s: float) -> Frame | None:
@@ -99,8 +99,9 @@ class VideoFile:
         if self.live and not self._pacer.wait(timeout_s):
             return None
         bgr = self._read_bgr()
-        captured_at = self._pacer.beat_s if self.live else self._start_s + self._frame_id * self._period_s
-        wall_time = self._start_wall + captured_at - self._start_s
+        since_start_s = self._frame_id * self._period_s
+        captured_at = self._pacer.beat_s if self.live else since_start_s
+        wall_time = time.time() - (time.monotonic() - captured_at) if self.live else since_start_s
         image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         frame = Frame(image, self._frame_id, captured_at, wall_time, self.name)
         self._frame_id += 1

@@ -52,7 +52,6 @@ class SyntheticSource:
         self._period_s = 1 / fps
         self._faults = faults or {}
         self._frame_id = 0
-        self._start_s = time.monotonic()
         self._pacer = Pacer(self._period_s)
 
     def boxes(self, frame_id: int) -> npt.NDArray[np.int64]:
@@ -69,8 +68,10 @@ class SyntheticSource:
         self._frame_id += 1
         if frame_id in self._faults:
             raise self._faults[frame_id]
-        captured_at = self._pacer.beat_s if self.live else self._start_s + frame_id * self._period_s
-        return Frame(self._scene.draw(frame_id), frame_id, captured_at, time.time(), self.name)
+        since_start_s = frame_id * self._period_s
+        captured_at = self._pacer.beat_s if self.live else since_start_s
+        wall_time = time.time() if self.live else since_start_s
+        return Frame(self._scene.draw(frame_id), frame_id, captured_at, wall_time, self.name)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
