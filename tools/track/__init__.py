@@ -1,0 +1,1 @@
+"""Compares object trackers on synthetic scenes whose true identities are known."""
