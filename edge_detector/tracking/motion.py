@@ -12,7 +12,7 @@ Array = npt.NDArray[np.float64]
 # In units of an object's size (the root of its area), and of its size per second: so they hold at every distance.
 _CENTRE_NOISE = 0.03  # of a detected box, standard deviation
 _SIDE_NOISE = 0.06
-_DOUBT = 0.25  # that is granted in addition where it is asked which box is which object
+_DOUBT = 0.2  # that is granted in addition where it is asked which box is which object
 _FLOW_NOISE = 0.15  # of a displacement that optical flow saw, besides half a pixel
 _FIRST_SPEED = 0.8  # standard deviation of what is not known yet; a walking person does about 1.2
 _ACCELERATION = 1.0  # spectral density, size / s^1.5

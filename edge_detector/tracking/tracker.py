@@ -14,8 +14,9 @@ from edge_detector.detections import Detections
 from edge_detector.tracking.association import iou_matrix, match
 from edge_detector.tracking.motion import Motion
 
-_GATE = 16.0  # squared Mahalanobis distance of four coordinates, beyond which nothing is the same object
-_NO_OVERLAP = 8.0  # what a pair without overlap costs more than one that coincides
+_GATE = 12.0  # squared Mahalanobis distance of four coordinates, beyond which nothing is the same object
+_NO_OVERLAP = 4.0  # what a pair without overlap costs more than one that coincides
+_LEAST_S = 0.25  # what is seen for a shorter time is a flicker, however often it was found
 _SCORES = 9  # newest scores that an object's own is the median of
 _HISTORY = 300  # pictures that a result may come late by
 _SHOWN_MISSED = 0.5  # part of `lost_s` for which an object that is looked for in vain is still shown
@@ -183,7 +184,8 @@ class Tracker:
         track.scores.append(score)
         track.top_score = max(track.top_score, score)
         if not track.confirmed:
-            track.confirmed = track.hits >= self._min_hits and track.score >= self._threshold_of(track.class_id)
+            lasting = track.hits >= self._min_hits and at_s - track.first_s >= _LEAST_S * (self._min_hits > 1)
+            track.confirmed = lasting and track.score >= self._threshold_of(track.class_id)
 
     def _miss(self, rows: npt.NDArray[np.intp], there: Motion, at_s: float, looked: Looked | None) -> None:
         """Count the time since the last inference for what was looked for in vain; a long pause counts half at most."""
