@@ -219,7 +219,8 @@ class Feed:
     def plan_next(self, now_s: float) -> None:
         """Note that a search begins now; the next one is due after the period that the rate allows."""
         # From when it was due, so that the rate is met on average; a late one is not caught up by a burst.
-        self._due_s = max(self._due_s, now_s - self._period_s) + self._period_s
+        late_s = now_s - self._due_s
+        self._due_s = (self._due_s if late_s < self._period_s else now_s) + self._period_s
         self.served_s = now_s
 
     def detect(self, detector: Detector, search: Search) -> Inference:

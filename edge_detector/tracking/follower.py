@@ -34,6 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 LEAVE = 0.75  # an object goes on with scores from this part of the threshold on, unless the settings say so
 _LUMAS = 300  # small pictures that are kept for results that come late
+_SLOW = 0.1  # of an object's size, per second
 _FLOW_GAP_S = 1.0  # after a longer gap, optical flow is not asked
 _NOWHERE = np.zeros((0, 4))
 
@@ -114,6 +115,9 @@ class Follower:
         if self._config.motion.enabled:
             self._movement = self._gate.look(luma, at_s)
         if self._tracking:
+            if self._lumas and self._lumas[-1][1].shape != luma.shape:
+                self._tracker.rescale(np.divide(luma.shape[::-1], self._lumas[-1][1].shape[::-1]))
+                self._lumas.clear()
             self._tracker.step(at_s, self._shift_xy(luma, at_s))
         self._lumas.append((at_s, luma))
         self._at_s = at_s
@@ -134,7 +138,7 @@ class Follower:
     def propose_region(self, size_wh: tuple[int, int]) -> Region | None:
         """Return which part of the newest picture, of `size_wh` pixels, should be searched; None for the whole."""
         boxes = [self._movement.xyxy]
-        if self._tracking and self._tracker.tracks:
+        if self._tracking and self._size_wh != (0, 0) and self._tracker.tracks:
             boxes.append(self._tracker.motion.xyxy / self._luma_wh4())
         return self._regions.propose(np.concatenate(boxes), size_wh)
 
@@ -217,18 +221,19 @@ class Follower:
         if not tracker.tracks or not self._lumas or not self._config.tracking.flow:
             return None
         before_s, before = self._lumas[-1]
-        if before.shape != luma.shape or at_s - before_s > _FLOW_GAP_S:
+        if at_s - before_s > _FLOW_GAP_S:
             return None
-        if self._config.motion.enabled and not self._movement:
-            return np.zeros((len(tracker.tracks), 2))
         motion = tracker.motion
+        if self.still:  # nothing to be seen; what moves all the same is as bright as the ground
+            slow = np.hypot(*motion.speed[:, :2].T) < _SLOW * np.sqrt(np.prod(motion.place[:, 2:], axis=1))
+            return np.where(slow[:, np.newaxis], 0.0, np.nan).repeat(2, axis=1)
         return displacements(before, luma, motion.xyxy, motion.speed[:, :2] * (at_s - before_s))
 
     def _carry(self, xyxy: Floats, at_s: float) -> Floats:
         """Return how far boxes (N, 4) of the picture of `at_s` have moved until the newest one."""
         lumas = [luma for taken_s, luma in self._lumas if taken_s == at_s]
         newest_s, newest = self._lumas[-1]
-        if not self._config.tracking.flow or not lumas or lumas[0].shape != newest.shape or newest_s == at_s:
+        if not self._config.tracking.flow or not lumas or newest_s == at_s:
             return np.full((len(xyxy), 2), np.nan)
         return displacements(lumas[0], newest, xyxy, np.zeros((len(xyxy), 2)))
 

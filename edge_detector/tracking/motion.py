@@ -129,7 +129,7 @@ class Motion:
         place_var[seen, :2] = before.place_var[seen, :2] + noise_var
         speed_noise_var = (np.square(_FLOW_NOISE * _size(before.place[seen])) + _FLOW_NOISE_PX**2) / dt_s**2
         gain = speed_var[seen, :2] / (speed_var[seen, :2] + speed_noise_var)
-        speed[seen, :2] += gain * (shift_xy[seen] / dt_s - speed[seen, :2])
+        speed[seen, :2] = before.speed[seen, :2] + gain * (shift_xy[seen] / dt_s - before.speed[seen, :2])
         speed_var[seen, :2] *= 1 - gain
         both_var[seen, :2] = before.both_var[seen, :2] * (1 - gain)
         return Motion(*values)

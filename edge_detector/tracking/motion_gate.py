@@ -20,7 +20,8 @@ _NOISE_FACTOR = 4.0  # a pixel moves if it changes by so many times its usual ch
 _NOISE_LEARNED = 1.5  # a speck that changes by more than so many times its limit is learned as if by that much
 _OTHER_SCENE = 0.35  # part of the picture that no object covers at once: the light has changed, or the camera turned
 _WHITE = 253.0
-_LEARNS_S = 1.0  # after that, the background is learned anew for so long
+_LEAST_SPREAD = 12.0  # between the quartiles of brightness, to tell contrast by
+_LEARNS_S = 2.0  # after that, the background is learned anew for so long
 _OPENING = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
 _JOINING = cv2.getStructuringElement(cv2.MORPH_RECT, (5, 5))
 
@@ -64,6 +65,7 @@ class MotionGate:
         self._background: Floats | None = None
         self._noise: Floats = np.zeros((0, 0), np.float32)
         self._seen: Marks = np.zeros((0, 0), np.uint8)
+        self._moved: Marks = np.zeros((0, 0), np.uint8)
         self._at_s = 0.0
         self._learning_until_s = 0.0
 
@@ -89,6 +91,7 @@ class MotionGate:
     def _begin(self, small: Floats, at_s: float) -> None:
         if self._background is None or small.shape != self._background.shape:
             self._noise = np.zeros_like(small)
+            self._moved = np.zeros(small.shape, np.uint8)
             self._seen = np.ones(small.shape, np.uint8)
             if self._mask is not None:
                 masked = cv2.resize(self._mask.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
@@ -103,14 +106,16 @@ class MotionGate:
         pace = np.float32(1 - np.exp(-dt_s / _SETTLES_S))
         covered_pace = np.float32(1 - np.exp(-dt_s / _COVERED_SETTLES_S))
         if self._at_s < self._learning_until_s:
-            pace = covered_pace = np.float32(1 - np.exp(-dt_s / (_LEARNS_S / 3)))
+            pace = covered_pace = np.float32(1 - np.exp(-dt_s / (_LEARNS_S / 4)))
         paces = np.where(moving > 0, covered_pace, pace)
         paces[(small >= _WHITE) & (usual >= _WHITE)] = 0  # how bright it would be in less light is known better
         self._background = usual + paces * (small - usual)
         noise_pace = np.float32(1 - np.exp(-dt_s / _NOISE_SETTLES_S))
         learned = np.minimum(change, self._limit() * _NOISE_LEARNED)
-        learned = np.where(moving > 0, self._noise, learned)
+        # What moves is learned only as it begins to: a passer-by does so once, what flickers again and again.
+        learned = np.where((moving > 0) & (self._moved > 0), self._noise, learned)
         self._noise += noise_pace * (learned - self._noise)
+        self._moved = moving
 
     def _boxes(self, moving: Marks) -> npt.NDArray[np.float64]:
         if not cv2.countNonZero(moving):
@@ -135,5 +140,6 @@ def _in_light_of(background: Floats, picture: Floats) -> Floats:
     """Return the background as bright and as rich in contrast as the picture is, by the quartiles of some pixels."""
     quartiles = [np.percentile(values[::3, ::3], (25, 50, 75)) for values in (background, picture)]
     (low, middle, high), (low_now, middle_now, high_now) = quartiles
-    gain = np.float32(np.clip((high_now - low_now) / max(high - low, 1.0), 0.5, 2.0))
+    known = min(high - low, high_now - low_now) >= _LEAST_SPREAD  # else the ratio is one of mere noise
+    gain = np.float32(np.clip((high_now - low_now) / (high - low), 0.5, 2.0) if known else 1.0)
     return np.asarray((background - np.float32(middle)) * gain + np.float32(middle_now), np.float32)

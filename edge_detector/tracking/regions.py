@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 Region = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the picture
 
 SMALL_PX = 64  # height on the model's canvas below which an object gains by being enlarged
-_GRID = 16  # cells per axis in which it is noted when they were enlarged last
+_REMEMBERED = 32  # regions that are known to have been searched
 _EDGE = 0.015  # part of a region's side; what reaches so near to an edge within the picture may be cut there
 
 
@@ -23,7 +25,7 @@ class Regions:
         self._settings = settings
         self._canvas_wh = canvas_wh
         self._turn = 0
-        self._enlarged_s = np.full((_GRID, _GRID), -np.inf)
+        self._enlarged: deque[tuple[Floats, float]] = deque(maxlen=_REMEMBERED)
 
     def propose(self, targets_xyxy: Floats, size_wh: tuple[int, int]) -> Region | None:
         """Return the part of a picture of `size_wh` pixels that should be searched now, or None for the whole.
@@ -36,9 +38,11 @@ class Regions:
         extent = targets_xyxy[:, 2:] - targets_xyxy[:, :2]
         scale = min(self._canvas_wh[0] / size_wh[0], self._canvas_wh[1] / size_wh[1])
         small = (extent[:, 1] * size_wh[1] * scale < SMALL_PX) & np.all(extent < 0.8 * side, axis=1)
+        middle = (targets_xyxy[:, :2] + targets_xyxy[:, 2:]) / 2
+        small &= np.all((middle >= 0) & (middle < 1), axis=1)
         if not small.any():
             return None
-        corner = self._corner(targets_xyxy[small], side)
+        corner = self._corner(np.clip(targets_xyxy[small], 0, 1), side)
         x1, y1 = (round(value * length) for value, length in zip(corner.tolist(), size_wh, strict=True))
         width, height = (max(1, round(side * length)) for length in size_wh)
         return x1, y1, min(size_wh[0], x1 + width), min(size_wh[1], y1 + height)
@@ -46,20 +50,17 @@ class Regions:
     def searched(self, region: Region | None, size_wh: tuple[int, int], at_s: float) -> None:
         """Note what is searched of the picture of `at_s`; the next proposal is another one."""
         self._turn += 1
-        if region is None:
-            return
-        middles = (np.arange(_GRID) + 0.5) / _GRID
-        x1, y1, x2, y2 = region
-        columns = (middles * size_wh[0] >= x1) & (middles * size_wh[0] < x2)
-        rows = (middles * size_wh[1] >= y1) & (middles * size_wh[1] < y2)
-        self._enlarged_s[np.ix_(rows, columns)] = at_s
+        if region is not None:
+            self._enlarged.append((np.array(region) / np.tile(size_wh, 2), at_s))
 
     def _corner(self, targets: Floats, side: float) -> Floats:
         """Return the upper left corner of the region: around the target that waited longest, with most others in it."""
         centres = (targets[:, :2] + targets[:, 2:]) / 2
-        cells = np.minimum((centres * _GRID).astype(int), _GRID - 1)
-        waited_since = self._enlarged_s[cells[:, 1], cells[:, 0]]
-        first = int(np.argmin(waited_since))
+        waiting_since = np.full(len(targets), -np.inf)
+        for region, at_s in self._enlarged:
+            held = np.all((targets[:, :2] >= region[:2]) & (targets[:, 2:] <= region[2:]), axis=1)
+            waiting_since[held] = at_s
+        first = int(np.argmin(waiting_since))
         corners = np.clip((centres[first] + centres) / 2 - side / 2, 0, 1 - side)
         holds = np.all(
             (targets[np.newaxis, :, :2] >= corners[:, np.newaxis])

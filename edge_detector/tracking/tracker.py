@@ -154,6 +154,12 @@ class Tracker:
         self._replay(there[kept], kept, found.xyxy[born], carry)
         return gone
 
+    def rescale(self, scale_xy: Floats) -> None:
+        """Go on in pixels of a picture that is larger by `scale_xy`."""
+        for step in self._steps:
+            step.motion = step.motion.scaled(scale_xy)
+            step.shift_xy = None if step.shift_xy is None else step.shift_xy * scale_xy
+
     def drop_all(self) -> list[Track]:
         """Forget all objects and return them; ids go on."""
         dropped, self.tracks = self.tracks, []
@@ -212,5 +218,5 @@ class Tracker:
         for before, step in pairwise(steps):
             dt_s = step.at_s - before.at_s
             shift_xy = np.full((len(kept), 2), np.nan) if step.shift_xy is None else step.shift_xy
-            step.shift_xy = np.concatenate([shift_xy[kept], way * (dt_s / lasting_s)])
+            step.shift_xy = np.concatenate([shift_xy[kept], way * (dt_s / lasting_s if late else 0.0)])
             step.motion = before.motion.after(dt_s, step.shift_xy)

@@ -312,7 +312,9 @@ def test_failing_publisher_is_counted_logged_once_and_does_not_stop_the_others(
 ) -> None:
     broken = Collector("broken", fails=lambda result: result.frame.frame_id >= 3)
     sound = Collector("sound")
-    stats = RecordedPipeline(Feed("camera", SyntheticSource(frames=10), [broken, sound]), color_detector(), threading.Event()).run()
+    stats = RecordedPipeline(
+        Feed("camera", SyntheticSource(frames=10), [broken, sound]), color_detector(), threading.Event()
+    ).run()
     assert (len(broken.results), len(sound.results)) == (3, 10)
     assert stats.publish_errors == 7
     assert len(caplog.records) == 1
