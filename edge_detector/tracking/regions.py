@@ -51,7 +51,9 @@ class Regions:
         """Note what is searched of the picture of `at_s`; the next proposal is another one."""
         self._turn += 1
         if region is not None:
-            self._enlarged.append((np.array(region) / np.tile(size_wh, 2), at_s))
+            x1, y1, x2, y2 = region
+            rounded = np.array([x1 - 1, y1 - 1, x2 + 1, y2 + 1])  # a target may end within the last pixel
+            self._enlarged.append((rounded / np.tile(size_wh, 2), at_s))
 
     def _corner(self, targets: Floats, side: float) -> Floats:
         """Return the upper left corner of the region: around the target that waited longest, with most others in it."""

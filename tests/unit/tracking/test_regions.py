@@ -153,6 +153,13 @@ def test_no_target_waits_for_ever(targets: Floats) -> None:
     assert turns_until_all_were_shown(targets, regions(2), 4 * len(targets) + 2) is not None
 
 
+def test_target_at_the_very_edge_of_its_region_does_not_keep_the_others_waiting() -> None:
+    targets = np.array(
+        [at(0.7173, 0.0367, 0.05, 0.065), at(0.3311, 0.7547, 0.05, 0.065), at(0.2677, 0.2638, 0.05, 0.065)]
+    )
+    assert turns_until_all_were_shown(targets, regions(2), 60) is not None
+
+
 def test_target_that_has_left_the_picture_is_no_error() -> None:
     left = np.array([at(-0.6, 0.4), at(1.7, 0.4), at(0.5, 1.3)])
     for region in asked(6, left, regions(2)):
