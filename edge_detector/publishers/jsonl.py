@@ -45,7 +45,8 @@ class _Lines:
         self._detected_at: dict[str, float] = {}  # by camera
 
     def line(self, result: FrameResult) -> bytes:
-        if result.detected_at is None or result.detected_at == self._detected_at.get(result.camera):
+        told = result.age_s > 0 and result.detected_at == self._detected_at.get(result.camera)
+        if result.detected_at is None or told:
             return b""
         self._detected_at[result.camera] = result.detected_at
         return to_json(result, self._labels, self._model_name).encode() + b"\n"

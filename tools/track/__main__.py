@@ -20,9 +20,12 @@ from tools.track.compare import Outcome, measure, report
 from tools.track.peers import PEERS
 from tools.track.scenes import SCENES
 from tools.track.simulate import simulate
+from tools.track.video_commands import follow, gate, parse_rates, regions
 
 console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+for command in (follow, gate, regions):
+    app.command()(command)
 
 
 @app.command()
@@ -71,7 +74,7 @@ def compare(
     unknown = set(peers.split(",")) - set(PEERS)
     if unknown:
         raise ConfigError(f"--peers {', '.join(sorted(unknown))}: unknown; there are {', '.join(PEERS)}")
-    rates_hz = _rates(rates)
+    rates_hz = parse_rates(rates)
     outcomes: list[Outcome] = []
     for key in peers.split(","):
         console.print(f"{PEERS[key].name} ...", highlight=False)
@@ -87,16 +90,6 @@ def compare(
         markdown.write_text(text, encoding="utf-8")
     if json is not None:
         json.write_text(json_module.dumps([dataclasses.asdict(o) for o in outcomes], indent=1), encoding="utf-8")
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        rates_hz = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--rates {text}: wanted numbers separated by commas, as 1,2,5") from None
-    if not all(0 < rate_hz <= 30 for rate_hz in rates_hz):
-        raise ConfigError(f"--rates {text}: a rate must be above 0 and at most 30")
-    return rates_hz
 
 
 def _step_iou(xyxy: np.typing.NDArray[np.float64], frames: int) -> float:
