@@ -34,6 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 LEAVE = 0.75  # an object goes on with scores from this part of the threshold on, unless the settings say so
 _LUMAS = 300  # small pictures that are kept for results that come late
+_SHORT_LOOK_S = 0.5  # for so long the scene is searched at the full rate after what may be a mere flicker
 _SLOW = 0.1  # of an object's size, per second
 _FLOW_GAP_S = 1.0  # after a longer gap, optical flow is not asked
 _NOWHERE = np.zeros((0, 4))
@@ -112,6 +113,7 @@ class Follower:
         if self._size_wh == (0, 0):
             self._begin(frame.size_wh)
         luma = to_luma(frame.image)
+        moved = bool(self._movement)
         if self._config.motion.enabled:
             self._movement = self._gate.look(luma, at_s)
         if self._tracking:
@@ -121,19 +123,28 @@ class Follower:
             self._tracker.step(at_s, self._shift_xy(luma, at_s))
         self._lumas.append((at_s, luma))
         self._at_s = at_s
-        if self._movement or not self._config.motion.enabled:
+        if (self._movement and moved and not self._movement.new_scene) or not self._config.motion.enabled:
             self._moved_s = at_s
+        elif self._movement:  # in one picture only so far, or everywhere: a short look is enough
+            self._moved_s = max(self._moved_s, at_s - self._config.motion.hold_s + _SHORT_LOOK_S)
         self.still = at_s - self._moved_s > self._config.motion.hold_s
 
     def wants_search(self) -> bool:
         """Return whether the picture looked at last is worth an inference; call it once per picture."""
         due = self._at_s - self._asked_s >= self._config.motion.floor_s
-        # Who was found once is looked for again: only then it counts.
-        doubt = self._tracking and self._size_wh != (0, 0) and any(not t.confirmed for t in self._tracker.tracks)
-        if self.still and not due and not doubt:
+        if self.still and not due and not self._is_in_doubt():
             return False
         self._asked_s = self._at_s
         return True
+
+    def _is_in_doubt(self) -> bool:
+        """Return whether somebody was found too seldom to count, and is looked for again until missed."""
+        return self._size_wh != (0, 0) and any(
+            not track.confirmed
+            and track.missed_s == 0
+            and (track.hits == 1 or track.found_s - track.first_s < _SHORT_LOOK_S)
+            for track in self._tracker.tracks
+        )
 
     def propose_region(self, size_wh: tuple[int, int]) -> Region | None:
         """Return which part of the newest picture, of `size_wh` pixels, should be searched; None for the whole."""

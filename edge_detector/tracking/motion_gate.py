@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import cv2
@@ -14,15 +15,19 @@ Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.uint8]
 _SIDE = 160  # longer side of what is compared, pixels
 _SETTLES_S = 6.0  # what stays so long becomes background,
-_COVERED_SETTLES_S = 25.0  # what moved there needs longer
+_MOVING_SETTLES_S = 25.0  # what goes on moving needs longer,
+_STOPPED_SETTLES_S = 4.0  # and what came and stands still now, or was never there, less
 _NOISE_SETTLES_S = 4.0
 _NOISE_FACTOR = 4.0  # a pixel moves if it changes by so many times its usual change
 _NOISE_LEARNED = 1.5  # a speck that changes by more than so many times its limit is learned as if by that much
 _OTHER_SCENE = 0.35  # part of the picture that no object covers at once: the light has changed, or the camera turned
 _WHITE = 253.0
 _LEAST_SPREAD = 12.0  # between the quartiles of brightness, to tell contrast by
+_LARGE = 8.0  # times the least area: counts at once
+_LASTING = 0.8  # of its area must have been there in the picture before, unless it is large
+_EARLIER_S = 0.5  # what has not changed for so long stands still
 _LEARNS_S = 2.0  # after that, the background is learned anew for so long
-_OPENING = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
+_OPENING = cv2.getStructuringElement(cv2.MORPH_RECT, (2, 2))
 _JOINING = cv2.getStructuringElement(cv2.MORPH_RECT, (5, 5))
 
 
@@ -66,6 +71,7 @@ class MotionGate:
         self._noise: Floats = np.zeros((0, 0), np.float32)
         self._seen: Marks = np.zeros((0, 0), np.uint8)
         self._moved: Marks = np.zeros((0, 0), np.uint8)
+        self._earlier: deque[tuple[float, Floats]] = deque(maxlen=3)  # pictures, the oldest about `_EARLIER_S` old
         self._at_s = 0.0
         self._learning_until_s = 0.0
 
@@ -85,8 +91,10 @@ class MotionGate:
             self._begin(small, at_s)
             self._learning_until_s = at_s + _LEARNS_S
             return Movement(np.zeros((0, 4)), new_scene=True)
-        self._learn(small, usual, change, moving, dt_s)
-        return Movement(self._boxes(moving))
+        active = (np.abs(small - self._earlier[0][1]) > limit).astype(np.uint8)
+        boxes = self._boxes(moving, active)
+        self._learn(small, usual, change, moving, active, dt_s)
+        return Movement(boxes)
 
     def _begin(self, small: Floats, at_s: float) -> None:
         if self._background is None or small.shape != self._background.shape:
@@ -97,17 +105,20 @@ class MotionGate:
                 masked = cv2.resize(self._mask.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
                 self._seen[masked > 0] = 0
         self._background = small
+        self._earlier.clear()
+        self._earlier.append((at_s, small))
         self._at_s = at_s
 
     def _limit(self) -> Floats:
         return np.asarray(np.maximum(self._noise * _NOISE_FACTOR, self._threshold), np.float32)
 
-    def _learn(self, small: Floats, usual: Floats, change: Floats, moving: Marks, dt_s: float) -> None:
+    def _learn(self, small: Floats, usual: Floats, change: Floats, moving: Marks, active: Marks, dt_s: float) -> None:
         pace = np.float32(1 - np.exp(-dt_s / _SETTLES_S))
-        covered_pace = np.float32(1 - np.exp(-dt_s / _COVERED_SETTLES_S))
+        moving_pace = np.float32(1 - np.exp(-dt_s / _MOVING_SETTLES_S))
+        stopped_pace = np.float32(1 - np.exp(-dt_s / _STOPPED_SETTLES_S))
         if self._at_s < self._learning_until_s:
-            pace = covered_pace = np.float32(1 - np.exp(-dt_s / (_LEARNS_S / 4)))
-        paces = np.where(moving > 0, covered_pace, pace)
+            pace = moving_pace = stopped_pace = np.float32(1 - np.exp(-dt_s / (_LEARNS_S / 4)))
+        paces = np.where(moving > 0, np.where(active > 0, moving_pace, stopped_pace), pace)
         paces[(small >= _WHITE) & (usual >= _WHITE)] = 0  # how bright it would be in less light is known better
         self._background = usual + paces * (small - usual)
         noise_pace = np.float32(1 - np.exp(-dt_s / _NOISE_SETTLES_S))
@@ -116,8 +127,11 @@ class MotionGate:
         learned = np.where((moving > 0) & (self._moved > 0), self._noise, learned)
         self._noise += noise_pace * (learned - self._noise)
         self._moved = moving
+        if self._at_s - self._earlier[-1][0] >= _EARLIER_S / 2:
+            self._earlier.append((self._at_s, small))
 
-    def _boxes(self, moving: Marks) -> npt.NDArray[np.float64]:
+    def _boxes(self, moving: Marks, active: Marks) -> npt.NDArray[np.float64]:
+        """Return what differs from the background, did so before unless it is large, and goes on moving."""
         if not cv2.countNonZero(moving):
             return np.zeros((0, 4))
         joined = cv2.dilate(moving, _JOINING)
@@ -125,7 +139,10 @@ class MotionGate:
         solid = np.bincount(areas_of[moving > 0], minlength=len(stats))
         height, width = moving.shape
         least = max(4.0, self._min_area * moving.size)
-        kept = stats[1:][solid[1:] >= least]
+        lasting = np.bincount(areas_of[self._moved > 0], minlength=len(stats))
+        changing = np.bincount(areas_of[(active & moving) > 0], minlength=len(stats))
+        counts = (solid >= least) & (changing > 0) & ((lasting >= _LASTING * solid) | (solid >= _LARGE * least))
+        kept = stats[1:][counts[1:]]
         corners = np.concatenate([kept[:, :2], kept[:, :2] + kept[:, 2:4]], axis=1)
         return corners / np.array([width, height, width, height], np.float64)
 

@@ -128,7 +128,7 @@ def still_stretch(frames: Sequence[Frame], kind: str, seconds: float, fps: float
     """Return the empty scene of a video, standing still for so long with noise, in light that changes as `kind` says.
 
     The kinds are "still", "exposure" (jumps by a third every 3 s), "ramp", "flicker", "rain", and "infrared" (another
-    light every 5 s).
+    light every 15 s).
     """
     rng = np.random.default_rng(0)
     empty = np.median(np.stack([frame.image for frame in frames[::10]]), axis=0).astype(np.float32)
@@ -137,7 +137,7 @@ def still_stretch(frames: Sequence[Frame], kind: str, seconds: float, fps: float
     stretch = []
     for number in range(round(seconds * fps)):
         at_s = number / fps
-        picture = infrared if kind == "infrared" and int(at_s / 5) % 2 else empty
+        picture = infrared if kind == "infrared" and int(at_s / 15) % 2 else empty
         gains = {"exposure": 1.3 if int(at_s / 3) % 2 else 1.0, "ramp": 1 + 0.5 * np.sin(at_s / 2)}
         gains["flicker"] = 1 + 0.05 * np.sin(21 * at_s)
         picture = picture * gains.get(kind, 1.0)

@@ -534,7 +534,7 @@ def test_moving_scene_is_always_searched_and_a_still_one_only_once_in_a_while() 
     wanted = []
     for number in range(int(20 * FPS)):
         at_s = number / FPS
-        follower.look(frame([square(0.2 * at_s)] if 1 <= at_s < 4 else [], at_s))
+        follower.look(frame([square(0.2 * at_s)] if at_s < 4 else [], at_s))
         wanted.append(follower.wants_search())
     assert all(wanted[: int(4 * FPS)])
     still = wanted[int(10 * FPS) :]

@@ -205,11 +205,14 @@ def test_object_is_seen_while_the_light_changes_and_the_sensor_adds_noise() -> N
 
 
 def test_boxes_lie_around_what_moves() -> None:
-    gate = used_to(scene())
-    for movement in watch(gate, changing(1, lambda at_s: with_object(with_object(scene(), 40), 220, 100, 5)))[1:]:
+    def two(at_s: float) -> Floats:
+        return with_object(with_object(scene(), 40 + 30 * at_s), 220 - 30 * at_s, 100, 5)
+
+    for number, movement in enumerate(watch(used_to(scene()), changing(1, two))[1:], 1):
         boxes = movement.xyxy[np.argsort(movement.xyxy[:, 0])] * np.tile(SIZE_WH, 2)
+        left, right = 40 + 30 * number / FPS, 220 - 30 * number / FPS
         assert len(boxes) == 2
-        np.testing.assert_allclose(boxes, [[40, 60, 64, 110], [220, 100, 244, 150]], atol=8)
+        np.testing.assert_allclose(boxes, [[left, 60, left + 24, 110], [right, 100, right + 24, 150]], atol=8)
 
 
 def test_boxes_lie_within_the_picture() -> None:
@@ -223,14 +226,14 @@ def test_boxes_lie_within_the_picture() -> None:
 
 def test_lower_threshold_sees_what_differs_less() -> None:
     def faint(at_s: float) -> Floats:
-        return np.where(with_object(np.zeros(SIZE_WH[::-1]), 150) > 0, scene() + 18, scene())
+        return np.where(with_object(np.zeros(SIZE_WH[::-1]), 150 + 30 * at_s) > 0, scene() + 18, scene())
 
     assert part_awake(watch(used_to(scene(), gate=MotionGate(threshold=8)), changing(1, faint, 1.0))) > 0.8
     assert part_awake(watch(used_to(scene(), gate=MotionGate(threshold=40)), changing(1, faint, 1.0))) == 0
 
 
 def test_object_smaller_than_the_least_area_does_not_count() -> None:
-    pictures = changing(1, lambda at_s: with_object(scene(), 150))  # 0.02 of the picture
+    pictures = changing(1, lambda at_s: with_object(scene(), 150 + 30 * at_s))  # 0.02 of the picture
     assert part_awake(watch(used_to(scene(), gate=MotionGate(min_area=0.1)), pictures)) == 0
     assert part_awake(watch(used_to(scene(), gate=MotionGate(min_area=0.01)), pictures)) > 0.8
 
@@ -240,16 +243,23 @@ def test_what_moves_under_the_mask_does_not_count() -> None:
     mask[:, 70:100] = True
     gate = used_to(scene(), gate=MotionGate(mask=mask))
     assert part_awake(watch(gate, changing(1, lambda at_s: with_object(scene(), 150 + 5 * at_s)))) == 0
-    assert part_awake(watch(gate, changing(1, lambda at_s: with_object(scene(), 40)), 1.0)) > 0.8
+    assert part_awake(watch(gate, changing(1, lambda at_s: with_object(scene(), 40 + 5 * at_s)), 1.0)) > 0.8
 
 
-def test_object_that_stays_becomes_background_in_the_end() -> None:
+def test_object_that_stops_wakes_it_for_a_moment_and_so_does_its_leaving() -> None:
     gate = used_to(scene())
-    movements = watch(gate, changing(120, lambda at_s: with_object(scene(), 150)))
-    assert part_awake(movements[:30]) > 0.9
-    assert part_awake(movements[-100:]) == 0
-    movements = watch(gate, changing(1, lambda at_s: scene()), 120.0)
-    assert part_awake(movements) > 0.8  # its leaving is news
+    movements = watch(gate, changing(30, lambda at_s: with_object(scene(), min(150, 60 * at_s))))
+    assert part_awake(movements[2:25]) == 1
+    assert not any(movements[40:])
+    movements = watch(gate, changing(10, lambda at_s: scene()), 30.0)
+    assert any(movements[:2])
+    assert not any(movements[10:])
+
+
+def test_object_that_stays_and_moves_in_its_place_keeps_it_awake_for_long() -> None:
+    movements = watch(used_to(scene()), changing(20, lambda at_s: with_object(scene(), 150 + 8 * np.sin(4 * at_s))))
+    awake_s = np.flatnonzero(list(map(bool, movements))) / FPS
+    assert np.diff([0.0, *awake_s, 20.0]).max() < 2.0  # the default of hold_s
 
 
 def test_place_that_an_object_passed_is_still_watched() -> None:
