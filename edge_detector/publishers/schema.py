@@ -17,8 +17,9 @@ def to_json(result: FrameResult, labels: Sequence[str], model_name: str) -> str:
 
     `ts` is in seconds since the epoch, of a video file since its beginning; `box` in pixels of the original frame,
     `box_norm` in fractions of its width and height, both x1, y1, x2, y2; `age_ms` says how much older than the frame
-    the newest search is, and that of an object when the model found it last; `device` what computed them. Of files
-    `latency_ms` is empty, so that the same file gives the same text.
+    the newest search is, and that of an object when the model found it last; `still` that nothing moves, so that
+    searches are rare; `device` what computed them. Of files `latency_ms` is empty, so that the same file gives the
+    same text.
     """
     width, height = result.frame.size_wh
     document: dict[str, Any] = {
@@ -33,6 +34,7 @@ def to_json(result: FrameResult, labels: Sequence[str], model_name: str) -> str:
         "device": result.device,
         "latency_ms": {stage: round(seconds * 1e3, 3) for stage, seconds in result.timings_s.items()},
         "age_ms": round(result.age_s * 1e3, 1),
+        "still": result.still,
         "detections": list(_detections(result, labels)),
     }
     if result.line_counts:

@@ -134,7 +134,7 @@ def test_picture_moves_and_nothing_overflows_or_complains(
 
 def test_list_and_figures_are_those_of_the_json(browser: Any, web: WebPublisher, make_result: MakeResult) -> None:
     web.publish(
-        make_result([(0, 0, 9, 9), (5, 5, 30, 30), (1, 1, 2, 2)], class_ids=[0, 1, 0], tracker_ids=[4, 9, 2], age_s=1.5)
+        make_result([(0, 0, 9, 9), (5, 5, 30, 30), (1, 1, 2, 2)], class_ids=[0, 1, 0], tracker_ids=[4, 9, 2], age_s=3.5)
     )
     with opened(browser, web.url) as (page, complaints):
         page.wait_for_selector("#detections li")
@@ -149,8 +149,17 @@ def test_list_and_figures_are_those_of_the_json(browser: Any, web: WebPublisher,
         ] == expected
         assert expected[1][0] == "<b>犬</b>"  # shown as text, never read as markup
         figures = {name: page.text_content(f"#{name}") for name in ("count", "age", "latency", "inference", "capture")}
-        assert figures == {"count": "3", "age": "1.50", "latency": "402", "inference": "2.5", "capture": "25.0"}
+        assert figures == {"count": "3", "age": "3.50", "latency": "402", "inference": "2.5", "capture": "25.0"}
         assert page.get_attribute("#age-tile", "class") == "old"
+        assert complaints == []
+
+
+def test_still_scene_is_said_and_its_age_is_no_fault(browser: Any, web: WebPublisher, make_result: MakeResult) -> None:
+    web.publish(replace(make_result(age_s=4.5, tracker_ids=[1]), still=True))
+    with opened(browser, web.url) as (page, complaints):
+        page.wait_for_selector("#detections li")
+        assert [page.text_content("#age-of"), page.text_content("#age")] == ["Nothing moves", "4.50"]
+        assert page.get_attribute("#age-tile", "class") != "old"
         assert complaints == []
 
 

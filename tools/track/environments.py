@@ -55,15 +55,15 @@ def ensure(venv: Path, requirements: tuple[str, ...]) -> None:
     Raises:
         ConfigError: pip or venv failed; the message is theirs.
     """
-    if interpreter(venv).exists():
+    complete = venv / "complete"
+    if complete.exists():
         return
     pip = [str(interpreter(venv)), "-m", "pip", "install", "-q"]
-    for command in ([sys.executable, "-m", "venv", str(venv)], [*pip, *BASE], [*pip, *requirements]):
-        if command == pip:
-            continue
+    for command in ([sys.executable, "-m", "venv", str(venv)], [*pip, *BASE, *requirements]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ConfigError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
+    complete.touch()
 
 
 def size_mb(venv: Path) -> float:

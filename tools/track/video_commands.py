@@ -126,7 +126,7 @@ def regions(video: Video, rate: Annotated[float, typer.Option(help="Inferences p
         ("640", large, {"enabled": True}),
     ):
         every_whole = blocks.get("whole_every", 3)
-        how = f"parts, every {every_whole}th whole" if blocks["enabled"] else "whole"
+        how = f"parts, one in {every_whole} whole" if blocks["enabled"] else "whole"
         hit, hit_small, boxes, ms = recall(detector, frames, truth, every, regions=blocks)
         print(f"| {name} | {how} | {hit:.3f} | {hit_small:.3f} | {boxes:.1f} | {ms:.1f} |")
 

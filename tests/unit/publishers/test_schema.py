@@ -23,6 +23,7 @@ def test_document_has_the_fields_of_schema_1(make_result: MakeResult) -> None:
         "device": "",
         "latency_ms": {"preprocess": 2.0, "inference": 400.0},
         "age_ms": 250.0,
+        "still": False,
         "detections": [
             {"label": "person", "class_id": 0, "score": 0.9, "box": [16, 12, 80, 60], "box_norm": [0.1, 0.1, 0.5, 0.5]}
         ],

@@ -2,7 +2,8 @@
 const POLL_MS = 400;
 const RETRY_MS = 3000;
 const SILENT_S = 5; // longer without a frame is worth saying
-const OLD_S = 1; // as in the overlay
+const OLD_S = 1; // as in the overlay; objects that are followed are known for longer
+const FOLLOWED_OLD_S = 3;
 
 const element = (id) => document.getElementById(id);
 const picture = element("picture");
@@ -108,7 +109,9 @@ function showResult(result) {
   const latency = Object.values(result.latency_ms).reduce((sum, ms) => sum + ms, 0);
   element("latency").textContent = latency ? latency.toFixed(latency < 10 ? 1 : 0) : "–";
   element("age").textContent = (result.age_ms / 1000).toFixed(2);
-  element("age-tile").classList.toggle("old", result.age_ms > OLD_S * 1000);
+  element("age-of").textContent = result.still ? "Nothing moves" : "Searched";
+  const limit = result.detections.some((detection) => "track_id" in detection) ? FOLLOWED_OLD_S : OLD_S;
+  element("age-tile").classList.toggle("old", !result.still && result.age_ms > limit * 1000);
   element("source").textContent = result.source;
   element("model").textContent = `${result.model} · ${result.device ? `${result.device} · ` : ""}${result.width}×${result.height}`;
   element("count").textContent = result.detections.length;
