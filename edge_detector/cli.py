@@ -270,7 +270,8 @@ def _model(
 def _settings(path: Path | None, given: dict[str, Any]) -> Config:
     """Return the settings of a file, or the defaults, with the options that were given in their place.
 
-    A source replaces all cameras; the other keys of "camera" hold for each.
+    A source takes the place of the one camera, which keeps what is done with its objects, or of all of several; the
+    other keys of "camera" hold for each.
     """
     from edge_detector.config import Config, load_config, parse_config
 
@@ -278,7 +279,7 @@ def _settings(path: Path | None, given: dict[str, Any]) -> Config:
     merged = settings.model_dump()
     camera = {name: option for name, option in given.pop("camera", {}).items() if option is not None}
     if "source" in camera:
-        merged |= {"source": camera.pop("source"), "cameras": {}}
+        merged |= _with_source(settings, camera.pop("source"))
         settings = parse_config(merged, "command line")
     if camera:
         merged["source"] = None
@@ -289,6 +290,18 @@ def _settings(path: Path | None, given: dict[str, Any]) -> Config:
         elif value is not None:
             merged[key] = value
     return parse_config(merged, "command line")
+
+
+def _with_source(settings: Config, source: str) -> dict[str, Any]:
+    """Return what changes in the settings when `source` is read in place of their cameras."""
+    if len(settings.cameras) == 1:
+        ((name, only),) = settings.cameras.items()
+        picture = {"source", "size", "fps", "format", "rotation", "stream", "controls"}
+        return {"cameras": {name: only.model_dump(exclude=picture) | {"source": source}}}
+    rules = {name: rule for name, rule in settings.rules.items() if rule.camera not in settings.cameras}
+    if len(rules) < len(settings.rules):
+        logger.warning("rules %s: their cameras are not read now", ", ".join(settings.rules.keys() - rules.keys()))
+    return {"source": source, "cameras": {}, "rules": {name: rule.model_dump() for name, rule in rules.items()}}
 
 
 def _stop_on_signals() -> threading.Event:

@@ -222,7 +222,7 @@ def parse_config(content: Any, name: str) -> Config:
 
 
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
     if item["type"] in ("model_type", "model_attributes_type"):

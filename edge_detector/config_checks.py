@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_detector.errors import ConfigError
@@ -42,14 +45,18 @@ def together_errors(config: Config) -> Iterator[str]:
     """Yield what is wrong between keys, with their paths, as far as the settings alone tell."""
     feeds = config.feeds
     for name, feed in feeds.items():
-        if feed.motion.enabled and feed.motion.floor_s >= feed.max_age_s:
-            yield f"motion.floor_s of camera {name}: must be below max_age_s, {feed.max_age_s:g}: boxes are no older"
         if feed.regions.enabled and not feed.tracking.enabled:
-            yield f"regions.enabled of camera {name}: needs tracking.enabled, which remembers what is elsewhere"
-        if feed.size is not None and "size=" not in feed.source:  # the URI wins
+            of = f" of camera {name}" if config.cameras else ""
+            yield f"regions.enabled{of}: needs tracking.enabled, which remembers what is elsewhere"
+        if feed.size is not None and not re.search("size=|rotation=", feed.source):  # the URI wins
             width, height = parse_size(feed.size)
             turned = feed.rotation in (90, 270)
             yield from _coordinate_errors(config, name, (height, width) if turned else (width, height))
+    files = [("events.path", config.events.path), ("events.jsonl", config.events.jsonl)]
+    files += [("output.jsonl", config.output.jsonl), ("output.video", config.output.video)]
+    for (key, path), (other, other_path) in combinations(files, 2):
+        if path is not None and path != "-" and other_path is not None and Path(path) == Path(other_path):
+            yield f"{key} and {other}: must be two files, both are {path}"
     for name, rule in config.rules.items():
         if rule.camera is not None and rule.camera not in feeds:
             yield f"rules.{name}.camera: {_unknown('camera', rule.camera, feeds)}"
@@ -77,8 +84,10 @@ def _coordinate_errors(config: Config, camera: str, size_wh: tuple[int, int]) ->
         try:
             to_fractions(points, size_wh, path)
         except ConfigError as error:
-            inherited = own is None or getattr(own, part) is None
-            yield f"{error} of camera {camera}" if inherited else f"cameras.{camera}.{error}"
+            if own is None:
+                yield str(error)
+            else:
+                yield f"{error} of camera {camera}" if getattr(own, part) is None else f"cameras.{camera}.{error}"
 
 
 def _shapes(feed: FeedConfig) -> Iterator[tuple[str, str, Points]]:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+Direction = Literal["in", "out"]
 EventKind = Literal["new", "update", "end"]
-EndReason = Literal["gone", "camera", "paused", "shutdown", "interrupted"]
+EndReason = Literal["gone", "camera", "inference", "paused", "shutdown", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Crossing:
     """An object went over a line: `direction` is "in" or "out", `at_s` seconds since the object was first seen."""
 
     line: str
-    direction: Literal["in", "out"]
+    direction: Direction
     at_s: float
 
 
@@ -43,10 +44,12 @@ class ObjectState:
         zones: those that it is in now.
         entered_zones: those that it has been in, in the order of entering.
         dwell_s: seconds that it has been in each of these, summed.
-        crossings: the lines that it went over.
+        stay_s: seconds that it has been in each of `zones` since it entered last.
+        crossings: the lines that it went over, the newest 100.
+        crossing_count: how often it went over one, in all.
         stationary_s: seconds that it has been standing still now; 0 while it moves.
-        end_reason: "gone"; or why nobody looks any more: "camera" gives no pictures, detection "paused", "shutdown",
-            and "interrupted" when the program had ended without a word; None before it has ended.
+        end_reason: "gone"; or why nobody looks any more: "camera" gives no pictures, "inference" no results, detection
+            "paused", "shutdown", and "interrupted" when the program had ended without a word; None before the end.
     """
 
     id: str
@@ -65,7 +68,9 @@ class ObjectState:
     zones: tuple[str, ...] = ()
     entered_zones: tuple[str, ...] = ()
     dwell_s: Mapping[str, float] = field(default_factory=dict)
+    stay_s: Mapping[str, float] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
+    crossing_count: int = 0
     stationary_s: float = 0.0
     end_reason: EndReason | None = None
 
@@ -88,13 +93,23 @@ class ObjectState:
             "zones": list(self.zones),
             "entered_zones": list(self.entered_zones),
             "dwell_s": {zone: round(seconds, 2) for zone, seconds in self.dwell_s.items()},
+            "stay_s": {zone: round(seconds, 2) for zone, seconds in self.stay_s.items()},
             "crossings": [
                 {"line": crossing.line, "direction": crossing.direction, "at_s": round(crossing.at_s, 2)}
                 for crossing in self.crossings
             ],
+            "crossing_count": self.crossing_count,
             "stationary_s": round(self.stationary_s, 2),
             "end_reason": self.end_reason,
         }
+
+    @staticmethod
+    def from_json(shape: Mapping[str, Any]) -> ObjectState:
+        """Return the object that `to_json` wrote."""
+        lists = {key: tuple(shape[key]) for key in ("box", "box_norm", "zones", "entered_zones")}
+        path = tuple(tuple(point) for point in shape["path"])
+        crossings = tuple(Crossing(**crossing) for crossing in shape["crossings"])
+        return ObjectState(**{**shape, **lists, "path": path, "crossings": crossings})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

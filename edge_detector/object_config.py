@@ -40,7 +40,13 @@ def _one_or_more(value: object) -> object:
     return [value] if one else value
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+def _check_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError("a name is made of letters, digits, _ and -, at most 64")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 Polygon = Annotated[Points, BeforeValidator(parse_polygon)]
 Line = Annotated[Points, BeforeValidator(parse_line)]
 Mask = Annotated[list[Polygon], BeforeValidator(_one_or_more)]
@@ -55,7 +61,7 @@ Count = Annotated[int, Field(ge=1)]
 class Part(BaseModel):
     """A block of settings: immutable, typed strictly, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TrackingConfig(Part):
@@ -151,7 +157,7 @@ class MotionConfig(Part):
         mask: polygons in which motion does not count.
         threshold: difference of brightness, 1 to 255, from which a pixel has changed.
         min_area: fraction of the picture that must have changed.
-        floor_s: a still scene is searched this often all the same.
+        floor_s: a still scene is searched this often all the same, and at least twice in `max_age_s`.
         hold_s: it is searched at the full rate for so long after the last motion.
     """
 
@@ -180,7 +186,7 @@ class RuleConfig(Part):
         zone: that it must be in.
         line: that it must cross, in
         direction: "in" or "out"; null: either.
-        for_s: seconds that it must have been in the zone, or in view where no zone is named.
+        for_s: seconds that it must have been in the zone without leaving it, or in view where no zone is named.
         between: local time of day, "22:00-06:00"; may go over midnight.
         weekdays: days on which; a period over midnight belongs to the day on which it begins.
         min_count: so many objects of one camera must meet all this at the same time.

@@ -24,7 +24,7 @@ _BUSY_TINT = 0.18
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """A zone or a line: `points` (N, 2) in fractions of the picture, or in pixels where one is above 1."""
+    """A zone or a line: `points` (N, 2) in fractions of the picture."""
 
     kind: Literal["zone", "line"]
     name: str
@@ -42,8 +42,7 @@ def draw_shapes(
     size_wh = np.array(result.frame.size_wh)
     busy = {name for zones in result.zones for name in zones}
     for shape in shapes:
-        points = shape.points if shape.points.max() > 1 else shape.points * size_wh
-        corners = np.rint(points).astype(np.int32)
+        corners = np.rint(shape.points * size_wh).astype(np.int32)
         color = _LINE if shape.kind == "line" else _BUSY if shape.name in busy else _ZONE
         if color == _BUSY:
             tinted = cv2.fillPoly(image.copy(), [corners], color)

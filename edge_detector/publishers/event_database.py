@@ -19,6 +19,7 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 1.0  # how long another program's lock is waited for
 WAL_BYTES = 4 * 1024 * 1024
+_MAGIC = b"SQLite format 3\0"
 
 
 class EventDatabase:
@@ -56,6 +57,8 @@ class EventDatabase:
                 except sqlite3.DatabaseError as error:
                     if self._path is None or not _is_damage(error):
                         raise
+                    if not self._attached and not _was_database(self._path):
+                        raise PublishError(f"{self._path} is no database of events; choose another file") from error
                     self._begin_anew(self._path, error)
                     return action(self._opened())
             except (sqlite3.Error, OSError) as error:
@@ -110,6 +113,13 @@ def _prepare(connection: sqlite3.Connection, path: Path | None) -> None:
 def _is_damage(error: sqlite3.Error) -> bool:
     """Return whether the file is damaged or no database: locks, full disks and so on have classes of their own."""
     return type(error) is sqlite3.DatabaseError
+
+
+def _was_database(path: Path) -> bool:
+    """Return whether the file may have been one: it begins like one, or holds what a power cut leaves, nothing."""
+    with path.open("rb") as file:
+        begin = file.read(len(_MAGIC))
+    return begin == _MAGIC or not begin.strip(b"\0")
 
 
 def _move_aside(path: Path) -> Path:

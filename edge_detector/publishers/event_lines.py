@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 
 from edge_detector.errors import PublishError
-from edge_detector.events import Alert, Event
+from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.publishers.event_worker import PartlyWritten, QueuedEvents
 from edge_detector.publishers.schema import event_to_json
 
+TAIL_BYTES = 8 * 1024 * 1024  # of a file that is gone on with, in which objects without an end are looked for
 
-def open_event_lines(path: str | Path) -> QueuedEvents[EventLines]:
-    """Return a publisher that appends one line per event to the file `path`.
+
+def open_event_lines(
+    path: str | Path, *, lossless: bool = False, stop: threading.Event | None = None
+) -> QueuedEvents[EventLines]:
+    """Return a publisher that appends one line per event to the file `path`; `lossless` and `stop` as there.
+
+    Objects that the file leaves without an end, after a kill or a power cut, get one now.
 
     Raises:
         PublishError: the file cannot be written.
     """
-    return QueuedEvents(EventLines(path))
+    publisher = QueuedEvents(EventLines(path), lossless=lossless, stop=stop)
+    for state in _left_open(Path(path)):
+        publisher.publish_event(Event("end", replace(state, end_ts=state.seen_ts, end_reason="interrupted")))
+    return publisher
 
 
 class EventLines:
@@ -58,6 +70,26 @@ class EventLines:
         if written != len(line):
             self._file.truncate(self._file.tell() - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _left_open(path: Path) -> list[ObjectState]:
+    """Return the objects that the end of a file tells of, and not that they have ended."""
+    if not path.is_file():
+        return []
+    left: dict[str, ObjectState] = {}
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        for line in file:
+            try:
+                document = json.loads(line)
+                kind, state = document["type"], ObjectState.from_json(document["object"])
+            except (ValueError, KeyError, TypeError):  # half a line, or another program's
+                continue
+            if kind == "end":
+                left.pop(state.id, None)
+            elif kind != "alert":
+                left[state.id] = state
+    return list(left.values())
 
 
 def _ends_within_a_line(path: Path) -> bool:

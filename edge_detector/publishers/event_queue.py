@@ -14,10 +14,11 @@ class EventQueue:
     """Events in order, at most `capacity` of them with at most `snapshot_bytes` of pictures; not thread safe.
 
     Of an object at most one "update" waits: a newer one takes its place, at the end of the queue, and inherits its
-    snapshot if it has none of its own.
+    snapshot if it has none of its own; unless it is not to `merge`.
     """
 
-    def __init__(self, capacity: int = CAPACITY, snapshot_bytes: int = SNAPSHOT_BYTES) -> None:
+    def __init__(self, capacity: int = CAPACITY, snapshot_bytes: int = SNAPSHOT_BYTES, *, merge: bool = True) -> None:
+        self._merge = merge
         self._capacity = capacity
         self._snapshot_bytes = snapshot_bytes
         self._events: dict[int, Event | Alert] = {}  # by number, oldest first
@@ -34,7 +35,7 @@ class EventQueue:
         In a full queue these are the oldest updates, and where there is none the oldest of all. Pictures that take
         too much memory go without their events, oldest first, and are not counted.
         """
-        if isinstance(event, Event) and event.kind == "update":
+        if self._merge and isinstance(event, Event) and event.kind == "update":
             event = self._merged(event)
             self._updates[event.object.id] = self._added
         self._events[self._added] = event
@@ -64,7 +65,7 @@ class EventQueue:
         event = self._events.pop(number)
         self._bytes -= _snapshot_bytes(event)
         if isinstance(event, Event) and event.kind == "update":
-            del self._updates[event.object.id]
+            self._updates.pop(event.object.id, None)
         return event
 
     def _shed_snapshots(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +18,7 @@ from edge_detector.publishers import event_queries
 from edge_detector.publishers.event_database import EventDatabase
 from edge_detector.publishers.event_queries import JsonObject, Period
 from edge_detector.publishers.event_retention import Retention
-from edge_detector.publishers.event_tables import object_of, put_object, transaction
+from edge_detector.publishers.event_tables import put_object, transaction
 from edge_detector.publishers.event_worker import QueuedEvents
 from edge_detector.publishers.schema import event_to_json
 
@@ -30,14 +32,21 @@ MAX_ROWS = 1000
 
 
 def open_event_store(
-    path: str | Path | None = None, *, max_age_days: float | None = None, max_mb: float | None = None
+    path: str | Path | None = None,
+    *,
+    max_age_days: float | None = None,
+    max_mb: float | None = None,
+    lossless: bool = False,
+    stop: threading.Event | None = None,
 ) -> QueuedEvents[EventStore]:
     """Return a publisher that keeps events; its `sink` is the `EventStore`, which answers queries.
+
+    `lossless` and `stop` are those of `QueuedEvents`.
 
     Raises:
         PublishError: the file cannot be used.
     """
-    return QueuedEvents(EventStore(path, max_age_days=max_age_days, max_mb=max_mb))
+    return QueuedEvents(EventStore(path, max_age_days=max_age_days, max_mb=max_mb), lossless=lossless, stop=stop)
 
 
 class EventStore:
@@ -47,11 +56,8 @@ class EventStore:
     to spare SD cards; queries see all at once. Writing an event twice leaves one row, so a failed batch can come again.
     The file keeps its newest: what is older than `max_age_days` goes, and the oldest of a file that reaches `max_mb`
     (10^6 bytes; 500, in memory 32, unless given) beside which a log of about 4 MB lies. Objects that are there go last.
-    A damaged file is moved aside, and a new one begun. Queries are safe on any thread.
-
-    Attributes:
-        interrupted: objects that an earlier run of the program left without an end, as they are now ended here; other
-            sinks have not heard of it.
+    A damaged file is moved aside, and a new one begun; objects that an earlier run of the program left without an end
+    are ended. Queries are safe on any thread.
 
     Raises:
         PublishError: the file cannot be written, is of a newer version or of another program.
@@ -76,7 +82,7 @@ class EventStore:
         self._database = EventDatabase(None if path is None else Path(path), self._begin_anew)
         self.name = self._database.name
         try:
-            self.interrupted: tuple[ObjectState, ...] = self._database.run(_end_interrupted)
+            self._database.run(_end_interrupted)
         except PublishError:
             self._database.close()
             raise
@@ -207,11 +213,9 @@ def _encode(event: Event | Alert) -> bytes | None:
     return encode_jpeg(event.snapshot, JPEG_QUALITY)
 
 
-def _end_interrupted(connection: sqlite3.Connection) -> tuple[ObjectState, ...]:
+def _end_interrupted(connection: sqlite3.Connection) -> None:
     rows = connection.execute("SELECT state FROM kept.objects WHERE end_ts IS NULL ORDER BY start_ts").fetchall()
-    left = [object_of(text) for (text,) in rows]
-    ended = tuple(replace(state, end_ts=state.seen_ts, end_reason="interrupted") for state in left)
     with transaction(connection):
-        for state in ended:
-            put_object(connection, "kept", state)
-    return ended
+        for (text,) in rows:
+            state = ObjectState.from_json(json.loads(text))
+            put_object(connection, "kept", replace(state, end_ts=state.seen_ts, end_reason="interrupted"))

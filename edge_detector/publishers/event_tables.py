@@ -6,13 +6,11 @@ views `current_...` show both as one.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from edge_detector.events import Crossing, ObjectState
+from edge_detector.events import ObjectState
 from edge_detector.publishers.schema import compact
 
 # Snapshots have a table of their own: most queries do not read them, and most updates do not write them.
@@ -61,13 +59,3 @@ def put_object(connection: sqlite3.Connection, place: str, state: ObjectState, j
     connection.executemany(f"INSERT OR IGNORE INTO {place}.zones VALUES (?, ?)", zones)
     if jpeg is not None:
         connection.execute(f"INSERT OR REPLACE INTO {place}.snapshots VALUES (?, ?)", (state.id, jpeg))
-
-
-def object_of(text: str) -> ObjectState:
-    """Return the object that `ObjectState.to_json` wrote."""
-    shape: dict[str, Any] = json.loads(text)
-    for key in ("box", "box_norm", "zones", "entered_zones"):
-        shape[key] = tuple(shape[key])
-    shape["path"] = tuple(tuple(point) for point in shape["path"])
-    shape["crossings"] = tuple(Crossing(**crossing) for crossing in shape["crossings"])
-    return ObjectState(**shape)

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.publishers.event_queue import CAPACITY, EventQueue
+from edge_detector.publishers.worker import POLL_S
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,17 @@ class QueuedEvents(Generic[Sink]):
     While the sink fails, what it did not write is kept and tried again after pauses that double up to `max_pause_s`
     seconds, each shortened by up to half at random, so that many devices do not come back at once. `EventQueue` says
     what is dropped when `capacity` events wait; `dropped` counts it. `close` waits at most `close_timeout_s` seconds.
+
+    With `lossless`, which is for files, `publish_event` waits instead, and no update is merged into another, until
+    `stop` is set.
     """
 
     def __init__(
         self,
         sink: Sink,
         *,
+        lossless: bool = False,
+        stop: threading.Event | None = None,
         capacity: int = CAPACITY,
         first_pause_s: float = FIRST_PAUSE_S,
         max_pause_s: float = MAX_PAUSE_S,
@@ -82,7 +88,9 @@ class QueuedEvents(Generic[Sink]):
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
         self._close_timeout_s = close_timeout_s
-        self._queue = EventQueue(capacity)
+        self._capacity = capacity if lossless else math.inf
+        self._stop = stop or threading.Event()
+        self._queue = EventQueue(capacity, merge=not lossless)
         self._batch: Sequence[Event | Alert] = ()  # in the sink's hands, or to be tried again
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -95,12 +103,14 @@ class QueuedEvents(Generic[Sink]):
         self._thread.start()
 
     def publish_event(self, event: Event | Alert) -> None:
-        """Queue an event or alert; returns at once.
+        """Queue an event or alert; returns at once, unless the class says otherwise.
 
         Raises:
             PublishError: the publisher is closed.
         """
         with self._changed:
+            while len(self._queue) >= self._capacity and not (self._stop.is_set() or self._closing.is_set()):
+                self._changed.wait(POLL_S)
             if self._closing.is_set():
                 raise PublishError(f"{self.name} is closed")
             self._count_drops(self._queue.add(event))
@@ -160,6 +170,7 @@ class QueuedEvents(Generic[Sink]):
             if not self._batch:
                 self._changed.wait_for(lambda: len(self._queue) or self._closing.is_set(), IDLE_S)
                 self._batch = self._queue.take(BATCH)
+                self._changed.notify_all()
             if self._closing.is_set():
                 return bool(self._batch) and time.monotonic() < self._deadline
             return True

@@ -96,6 +96,7 @@ class Feed:
         self._newest: Inference | None = None
         self._published: Inference | None = None
         self._captured_s: float | None = None
+        self._ended_s = -math.inf  # when the newest picture was taken as all objects were ended
         self._started_s = time.monotonic()
 
     def add(self, publisher: Publisher) -> None:
@@ -133,26 +134,32 @@ class Feed:
 
     # On the thread that reads.
 
-    def look(self, frame: Frame) -> None:
-        """Take the newest frame, after what was found since the last."""
+    def look(self, frame: Frame) -> bool:
+        """Take the newest frame, and what was found since the last; return whether the frame may be searched."""
         if not self._detecting:
             self.end("paused")
-            return
-        if self._follower is not None:
-            self._follower.look(frame)
+            return False
+        in_order = self._follower is None or self._follower.look(frame)
         while self._results:
-            self.apply(self._results.popleft())
+            inference = self._results.popleft()
+            age_s = frame.captured_at - inference.detected_at
+            if age_s <= self._max_age_s and inference.detected_at > self._ended_s:
+                self.apply(inference)
+        newest = self._newest
+        if newest is not None and frame.captured_at - newest.detected_at > 2 * max(self._max_age_s, self._period_s):
+            self.end("inference")
+        return in_order
 
     def wait(self) -> None:
         """Notice that no frame has come."""
-        if self._follower is not None:
-            self._follower.tick(time.monotonic())
-            self._publish_events()
+        if self._captured_s is not None and time.monotonic() - self._captured_s > self._max_age_s:
+            self.end("camera")
 
     def search(self, frame: Frame) -> Search | None:
         """Return what of the frame that was looked at last is worth an inference, None for nothing."""
-        if not self._detecting:
-            return None
+        if self._waiting is None and self._offered is not None:  # that was taken
+            self.searching(self._offered)
+            self._offered = None
         if self._follower is None:
             return Search(frame)
         if not self._follower.wants_search():
@@ -176,6 +183,8 @@ class Feed:
         """End all objects: nobody looks any more."""
         self._newest = None
         self._results.clear()
+        if self._captured_s is not None:
+            self._ended_s = self._captured_s
         if self._follower is not None:
             self._follower.end(reason)
             self._publish_events()
@@ -192,8 +201,6 @@ class Feed:
 
     def offer(self, search: Search) -> None:
         """Let `search` wait for inference in place of an older one."""
-        if self._waiting is None and self._offered is not None:  # that was taken
-            self.searching(self._offered)
         self.stats.dropped += self._waiting is not None
         self._waiting = self._offered = search
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from edge_detector.abandoned import leave_behind
 from edge_detector.detector import Detector
 from edge_detector.errors import EndOfStream, SourceLost
+from edge_detector.events import EndReason
 from edge_detector.frame import Frame
 from edge_detector.runtime.feed import Feed, Search
 from edge_detector.runtime.metrics import PipelineStats, ServiceStatus
@@ -109,12 +110,11 @@ class LivePipeline:
                 if frame is None:
                     feed.wait()
                     continue
-                feed.look(frame)
-                search = feed.search(frame)
-                if search is not None:
+                if feed.look(frame):
                     with self._arrived:
-                        feed.offer(search)
-                        self._arrived.notify()
+                        if (search := feed.search(frame)) is not None:
+                            feed.offer(search)
+                            self._arrived.notify()
                 feed.publish_newest(frame)
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
@@ -183,26 +183,30 @@ class RecordedPipeline:
         """
         deadline_s = time.monotonic() + (math.inf if duration_s is None else duration_s)
         frames: queue.Queue[Frame | BaseException] = queue.Queue(_READ_AHEAD)
-        with _thread("capture", self._ended, self._capture, frames):
-            while not self._stop.is_set() and time.monotonic() < deadline_s:
-                try:
-                    frame = frames.get(timeout=_POLL_S)
-                except queue.Empty:
-                    continue
-                if isinstance(frame, EndOfStream):
+        reason: EndReason = "shutdown"
+        try:
+            with _thread("capture", self._ended, self._capture, frames):
+                while not self._stop.is_set() and time.monotonic() < deadline_s:
+                    try:
+                        frame = frames.get(timeout=_POLL_S)
+                    except queue.Empty:
+                        continue
+                    if isinstance(frame, BaseException):
+                        reason = "camera"
+                        if isinstance(frame, EndOfStream):
+                            break
+                        raise frame
+                    self._run_frame(frame)
                     self._report_progress()
-                    break
-                if isinstance(frame, BaseException):
-                    raise frame
-                self._run_frame(frame)
-                self._report_progress()
-        self._feed.end("camera")
+        finally:
+            self._feed.end(reason)
+        self._report_progress()
         return self.stats
 
     def _run_frame(self, frame: Frame) -> None:
         feed = self._feed
-        feed.look(frame)
-        if feed.is_due(frame.captured_at) and (search := feed.search(frame)) is not None:
+        in_order = feed.look(frame)
+        if in_order and feed.is_due(frame.captured_at) and (search := feed.search(frame)) is not None:
             feed.plan_next(frame.captured_at)
             feed.searching(search)
             feed.apply(feed.detect(self._detector, search))

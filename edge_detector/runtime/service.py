@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +10,13 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_detector.backends import DeviceOptions
 from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig, parse_address
 from edge_detector.config_checks import check_coordinates, check_labels
 from edge_detector.detector import Detector
 from edge_detector.errors import ConfigError, DelegateError
-from edge_detector.events import Event
 from edge_detector.frame import parse_size
+from edge_detector.object_config import RuleConfig
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
 from edge_detector.publishers import EventHistory, EventPublisher, Publisher, open_event_publisher, open_publisher
@@ -28,6 +27,9 @@ from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
 from edge_detector.tracking.follower import Follower, FollowerOptions
+from edge_detector.tracking.polygons import to_fractions
+
+logger = logging.getLogger(__name__)
 
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 _HANGS_AFTER_S = 5.0  # beyond the time in which a camera itself notices that no picture comes
@@ -88,9 +90,10 @@ def run_service(
         if not live and len(sources) > 1:
             files = ", ".join(name for name, source in sources.items() if not source.live)
             raise ConfigError(f"cameras: {files}: is a file with an end; of several cameras, add ?loop=1 to repeat it")
-        feeds = _make_feeds(config, detector, sources)
+        shapes: dict[str, list[Shape]] = {}
+        feeds = _make_feeds(config, detector, sources, shapes)
         pipeline = LivePipeline(feeds, detector, stop) if live else RecordedPipeline(feeds[0], detector, stop)
-        outputs = _Outputs(config, detector, sources, stop, pipeline)
+        outputs = _Outputs(config, detector, sources, stop, pipeline, shapes)
         stack.enter_context(closing(outputs))
         outputs.open(feeds)
         read = ", ".join(source.name for source in sources.values())
@@ -115,8 +118,12 @@ def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, sto
     )
 
 
-def _make_feeds(config: Config, detector: Detector, sources: Mapping[str, Source]) -> list[Feed]:
+def _make_feeds(
+    config: Config, detector: Detector, sources: Mapping[str, Source], shapes: dict[str, list[Shape]]
+) -> list[Feed]:
     """Return a feed for each source; the detector's threshold becomes the lowest that one of them needs.
+
+    What the settings want drawn for a camera goes to `shapes` when its first picture has come.
 
     Raises:
         ConfigError: the settings name a label that the model does not have.
@@ -124,12 +131,18 @@ def _make_feeds(config: Config, detector: Detector, sources: Mapping[str, Source
     manifest, threshold = detector.manifest, detector.threshold
     check_labels(config, manifest.labels)
     recorded = any(not source.live for source in sources.values())
+
+    def on_size(camera: str, size_wh: tuple[int, int]) -> None:
+        check_coordinates(config, camera, size_wh)
+        if config.overlay.zones:
+            shapes[camera] = _shapes(config.feeds[camera], size_wh)
+
     options = FollowerOptions(
         labels=manifest.labels,
         threshold=threshold,
         canvas_wh=(manifest.input.width, manifest.input.height),
-        rules=config.rules,
-        check_size=lambda camera, size_wh: check_coordinates(config, camera, size_wh),
+        rules=_at_any_time(config.rules) if recorded else config.rules,
+        on_size=on_size,
         update_s=config.events.update_s,
         run_id="" if recorded else f"{secrets.token_hex(2)}-",  # the same file gives the same ids
     )
@@ -154,10 +167,19 @@ def _make_feeds(config: Config, detector: Detector, sources: Mapping[str, Source
     return feeds
 
 
-def _shapes(camera: FeedConfig) -> list[Shape]:
-    """Return the zones and lines of a camera, to be drawn."""
-    zones = [Shape("zone", name, np.array(zone.coordinates)) for name, zone in camera.zones.items()]
-    return zones + [Shape("line", name, np.array(line.coordinates)) for name, line in camera.lines.items()]
+def _at_any_time(rules: Mapping[str, RuleConfig]) -> dict[str, RuleConfig]:
+    """Return the rules without times of day and week, which nobody knows of a file."""
+    timed = ", ".join(name for name, rule in rules.items() if rule.between or rule.weekdays)
+    if timed:
+        logger.warning("rules %s: between and weekdays are ignored, because it is not known when the file is of", timed)
+    return {name: rule.model_copy(update={"between": None, "weekdays": None}) for name, rule in rules.items()}
+
+
+def _shapes(camera: FeedConfig, size_wh: tuple[int, int]) -> list[Shape]:
+    """Return the zones and lines of a camera with pictures of `size_wh`, to be drawn."""
+    zones = [Shape("zone", name, to_fractions(one.coordinates, size_wh, name)) for name, one in camera.zones.items()]
+    lines = [Shape("line", name, to_fractions(one.coordinates, size_wh, name)) for name, one in camera.lines.items()]
+    return zones + lines
 
 
 class _Outputs:
@@ -170,6 +192,7 @@ class _Outputs:
         sources: Mapping[str, Source],
         stop: threading.Event,
         pipeline: LivePipeline | RecordedPipeline,
+        shapes: Mapping[str, Sequence[Shape]],
     ) -> None:
         self.names: list[str] = []
         self._config = config
@@ -177,9 +200,8 @@ class _Outputs:
         self._pipeline = pipeline
         self._model = {"labels": detector.manifest.labels, "model_name": detector.manifest.name}
         self._live = isinstance(pipeline, LivePipeline)
-        self._waiting = {"lossless": not self._live, "stop": stop}
+        self._waiting: dict[str, Any] = {"lossless": not self._live, "stop": stop}
         self._stack = ExitStack()
-        shapes = {name: _shapes(camera) for name, camera in config.feeds.items()} if config.overlay.zones else {}
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
 
     def open(self, feeds: Sequence[Feed]) -> None:
@@ -235,15 +257,15 @@ class _Outputs:
             store = open_event_store(events.path, max_age_days=events.max_age_days, max_mb=events.max_mb)
             self.names.append(store.name)
         else:
-            store = open_event_store()
+            store = open_event_store(**self._waiting)
+            if events.path is not None:
+                logger.warning("events.path: what happens in a file is not history; it does not go to %s", events.path)
         self._stack.enter_context(closing(store))
         publishers: list[EventPublisher] = [store]
         if events.jsonl is not None:
-            publishers.append(open_event_publisher("lines", path=events.jsonl))
+            publishers.append(open_event_publisher("lines", path=events.jsonl, **self._waiting))
             self.names.append(publishers[-1].name)
             self._stack.enter_context(closing(publishers[-1]))
-            for state in store.sink.interrupted:
-                publishers[-1].publish_event(Event("end", state))
         for feed in feeds:
             for publisher in publishers:
                 feed.add_events(publisher)

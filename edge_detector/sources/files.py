@@ -63,7 +63,11 @@ class PictureFiles:
         self._next += 1
         path = self._paths[frame_id]
         image = read_picture(path)
-        return Frame(image, frame_id, float(frame_id), path.stat().st_mtime, str(path))
+        try:
+            modified = path.stat().st_mtime
+        except OSError as error:
+            raise UnreadablePicture(f"{path}: {error.strerror}; it was taken away just now") from error
+        return Frame(image, frame_id, float(frame_id), modified, str(path))
 
     def close(self) -> None:
         """Read no more."""

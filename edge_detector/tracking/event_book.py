@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_detector.events import Alert, EndReason, Event, ObjectState
+from edge_detector.events import Alert, Direction, EndReason, Event, ObjectState
 from edge_detector.frame import Frame
 from edge_detector.tracking.rules import Rules
 from edge_detector.tracking.tracker import Track
@@ -40,6 +40,7 @@ class _Entry:
     anchored_s: float = 0.0
     told: ObjectState | None = None  # in its newest event
     told_s: float = 0.0
+    counted: int = 0  # of its crossings
     snapshot: npt.NDArray[np.uint8] | None = None  # not told yet
     snapshot_worth: float = 0.0
 
@@ -68,6 +69,12 @@ class EventBook:
         self._update_s = update_s
         self._entries: dict[int, _Entry] = {}
         self._events: list[Event | Alert] = []
+        self._line_counts: dict[str, dict[Direction, int]] = {name: {"in": 0, "out": 0} for name in presence.line_names}
+
+    @property
+    def line_counts(self) -> dict[str, dict[Direction, int]]:
+        """Objects that went over each line, "in" and "out"; those that never counted do not."""
+        return {name: dict(counts) for name, counts in self._line_counts.items()}
 
     def see(self, tracks: Sequence[Track], boxes_norm: Floats, frame: Frame) -> None:
         """Take what an inference on `frame` led to: all tracks, and their boxes (N, 4) there in fractions."""
@@ -149,13 +156,19 @@ class EventBook:
 
     def _tell(self, entry: _Entry, at_s: float) -> None:
         told = entry.told
+        self._count_crossings(entry)
         if told is not None:
-            changed = told.zones != entry.where.zones or len(told.crossings) != len(entry.where.crossings)
+            changed = told.zones != entry.where.zones or told.crossing_count != entry.where.crossing_count
             if not changed and at_s - entry.told_s < self._update_s:
                 return
         state = self._state(entry)
         self._events.append(Event("new" if told is None else "update", state, entry.snapshot))
         entry.told, entry.told_s, entry.snapshot = state, at_s, None
+
+    def _count_crossings(self, entry: _Entry) -> None:
+        fresh, entry.counted = entry.where.crossing_count - entry.counted, entry.where.crossing_count
+        for crossing in entry.where.crossings[-fresh:] if fresh else ():
+            self._line_counts[crossing.line][crossing.direction] += 1
 
     def _state(self, entry: _Entry, end_reason: EndReason | None = None) -> ObjectState:
         track, where = entry.track, entry.where
@@ -178,7 +191,9 @@ class EventBook:
             zones=where.zones,
             entered_zones=where.entered_zones,
             dwell_s=where.dwell_s,
+            stay_s=where.stay_s,
             crossings=where.crossings,
+            crossing_count=where.crossing_count,
             stationary_s=track.found_s - entry.anchored_s,
             end_reason=end_reason,
         )

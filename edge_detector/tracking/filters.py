@@ -13,6 +13,17 @@ from edge_detector.object_config import FilterConfig, ObjectsConfig
 from edge_detector.tracking.polygons import Points, contains, to_fractions
 
 
+def min_scores(objects: ObjectsConfig, labels: Sequence[str], leave: float, threshold: float) -> list[float]:
+    """Return for each label the score below which detections are ignored.
+
+    Where a filter leaves it open, it is the part `leave` of the label's threshold, or of `threshold` if that is lower.
+    """
+    filters = [objects.filters.get(label, FilterConfig()) for label in labels]
+    own = [threshold if one.threshold is None else one.threshold for one in filters]
+    given = [one.min_score for one in filters]
+    return [leave * min(begin, threshold) if low is None else low for low, begin in zip(given, own, strict=True)]
+
+
 class ObjectFilter:
     """The settings `objects` for a model with these labels and pictures of a known size."""
 
@@ -21,7 +32,7 @@ class ObjectFilter:
         objects: ObjectsConfig,
         labels: Sequence[str],
         size_wh: tuple[int, int],
-        default_min_score: float,
+        leave: float,
         default_threshold: float,
     ) -> None:
         """Resolve limits and masks.
@@ -30,8 +41,8 @@ class ObjectFilter:
             objects: labels, filters and masks.
             labels: of the model, by class id.
             size_wh: width and height of the pictures in pixels.
-            default_min_score: stands where a filter leaves `min_score` open.
-            default_threshold: likewise for `threshold`.
+            leave: part of the threshold that stands where a filter leaves `min_score` open, see `min_scores`.
+            default_threshold: stands where a filter leaves `threshold` open.
 
         Raises:
             ConfigError: a mask lies outside the picture, or a lowest area in one unit is above a highest in the other.
@@ -39,7 +50,7 @@ class ObjectFilter:
         self._size_wh = size_wh
         filters = [objects.filters.get(label, FilterConfig()) for label in labels]
         tracked = [objects.track is None or label in objects.track for label in labels]
-        scores = [default_min_score if one.min_score is None else one.min_score for one in filters]
+        scores = min_scores(objects, labels, leave, default_threshold)
         self._tracked = np.array(tracked, bool)
         self._min_score = np.array(scores, np.float32)  # as the detections', so that equal is equal
         self._area = np.array([self._areas(one, label) for one, label in zip(filters, labels, strict=True)])

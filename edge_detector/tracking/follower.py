@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,11 +14,11 @@ import numpy.typing as npt
 
 from edge_detector.config import FeedConfig
 from edge_detector.detections import Detections
-from edge_detector.events import Alert, EndReason, Event
+from edge_detector.events import Alert, Direction, EndReason, Event
 from edge_detector.frame import Frame
 from edge_detector.object_config import RuleConfig
 from edge_detector.tracking.event_book import EventBook
-from edge_detector.tracking.filters import ObjectFilter
+from edge_detector.tracking.filters import ObjectFilter, min_scores
 from edge_detector.tracking.flow import Luma, displacements, to_luma
 from edge_detector.tracking.motion_gate import MotionGate, Movement
 from edge_detector.tracking.polygons import to_fractions
@@ -51,7 +50,7 @@ class FollowerOptions:
         rules: what alerts are given for.
         update_s: an object that stays is told anew this often.
         run_id: makes the ids of objects unique over starts of the program.
-        check_size: is called with the camera's name and the size of its first picture, and raises `ConfigError` if the
+        on_size: is called with the camera's name and the size of its first picture, and raises `ConfigError` if the
             settings do not fit it.
     """
 
@@ -61,7 +60,7 @@ class FollowerOptions:
     rules: Mapping[str, RuleConfig] | None = None
     update_s: float = 10.0
     run_id: str = ""
-    check_size: Callable[[str, tuple[int, int]], None] = lambda camera, size_wh: None
+    on_size: Callable[[str, tuple[int, int]], None] = lambda camera, size_wh: None
 
 
 class Follower:
@@ -77,12 +76,13 @@ class Follower:
 
     def __init__(self, camera: str, config: FeedConfig, options: FollowerOptions) -> None:
         self.still = False
-        self.out_of_order = 0
+        self._out_of_order = False
         self._camera = camera
         self._config = config
         self._options = options
         self._tracking = config.tracking.enabled
-        self._leave = options.threshold * (LEAVE if self._tracking else 1.0)
+        self._leave = LEAVE if self._tracking else 1.0
+        self._floor_s = min(config.motion.floor_s, config.max_age_s / 2)  # what is older is not shown any more
         self._regions = Regions(config.regions, options.canvas_wh)
         self._at_s = -math.inf
         self._moved_s = -math.inf
@@ -95,21 +95,21 @@ class Follower:
     @property
     def lowest_score(self) -> float:
         """The score below which no detection is of use."""
-        return min([self._leave, *(one.min_score for one in self._config.objects.filters.values() if one.min_score)])
+        return min(min_scores(self._config.objects, self._options.labels, self._leave, self._options.threshold))
 
     @property
-    def line_counts(self) -> Mapping[str, Mapping[Literal["in", "out"], int]]:
+    def line_counts(self) -> Mapping[str, Mapping[Direction, int]]:
         """Objects that went over each line, "in" and "out"."""
-        return self._presence.totals if self._size_wh != (0, 0) else {}
+        return self._book.line_counts if self._size_wh != (0, 0) else {}
 
-    def look(self, frame: Frame) -> None:
-        """Take the next picture; one that is not newer than the last is left out."""
+    def look(self, frame: Frame) -> bool:
+        """Take the next picture; return False for one that is not newer than the last, which is left out."""
         at_s = frame.captured_at
         if at_s <= self._at_s:
-            self.out_of_order += 1
-            if self.out_of_order == 1:
-                logger.warning("%s: pictures come out of order; those that are late are only counted", self._camera)
-            return
+            if not self._out_of_order:
+                logger.warning("%s: pictures come out of order; those that are late are not searched", self._camera)
+            self._out_of_order = True
+            return False
         if self._size_wh == (0, 0):
             self._begin(frame.size_wh)
         luma = to_luma(frame.image)
@@ -121,17 +121,18 @@ class Follower:
                 self._tracker.rescale(np.divide(luma.shape[::-1], self._lumas[-1][1].shape[::-1]))
                 self._lumas.clear()
             self._tracker.step(at_s, self._shift_xy(luma, at_s))
-        self._lumas.append((at_s, luma))
+            self._lumas.append((at_s, luma))
         self._at_s = at_s
         if (self._movement and moved and not self._movement.new_scene) or not self._config.motion.enabled:
             self._moved_s = at_s
         elif self._movement:  # in one picture only so far, or everywhere: a short look is enough
             self._moved_s = max(self._moved_s, at_s - self._config.motion.hold_s + _SHORT_LOOK_S)
         self.still = at_s - self._moved_s > self._config.motion.hold_s
+        return True
 
     def wants_search(self) -> bool:
         """Return whether the picture looked at last is worth an inference; call it once per picture."""
-        due = self._at_s - self._asked_s >= self._config.motion.floor_s
+        due = self._at_s - self._asked_s >= self._floor_s
         if self.still and not due and not self._is_in_doubt():
             return False
         self._asked_s = self._at_s
@@ -178,29 +179,26 @@ class Follower:
         while len(self._lumas) > 1 and self._lumas[1][0] <= frame.captured_at:
             self._lumas.popleft()
 
-    def objects(self, size_wh: tuple[int, int]) -> tuple[Detections, npt.NDArray[np.float32], list[tuple[str, ...]]]:
+    def objects(
+        self, size_wh: tuple[int, int]
+    ) -> tuple[Detections, npt.NDArray[np.float32] | None, list[tuple[str, ...]]]:
         """Return the objects in pixels of a picture of `size_wh`, now.
 
         Returns:
-            The detections, with `tracker_id` where objects are followed; how long ago the model found each, (N,)
-            seconds; and the zones that each is in.
+            The detections; where objects are followed with `tracker_id`, how long ago the model found each, (N,)
+            seconds, and the zones that each is in.
         """
         picture = np.tile(size_wh, 2).astype(np.float64)
         if not self._tracking or self._size_wh == (0, 0):
-            return replace(self._raw, xyxy=(self._raw.xyxy * picture).astype(np.float32)), np.zeros(0, np.float32), []
+            return replace(self._raw, xyxy=(self._raw.xyxy * picture).astype(np.float32)), None, []
         shown = self._tracker.objects()
         xyxy = np.clip(shown.xyxy / self._luma_wh4() * picture, 0, picture)
         inside = np.all(xyxy[:, 2:] - xyxy[:, :2] >= 1, axis=1)
         shown = replace(shown, xyxy=xyxy.astype(np.float32))[inside]
-        ids = [] if shown.tracker_id is None else shown.tracker_id.tolist()
+        ids = np.asarray(shown.tracker_id).tolist()
         found_s = {track.track_id: track.found_s for track in self._tracker.tracks}
         ages_s = np.array([max(0.0, self._at_s - found_s[track_id]) for track_id in ids], np.float32)
         return shown, ages_s, [self._book.zones_of(track_id) for track_id in ids]
-
-    def tick(self, now_s: float) -> None:
-        """Notice, where no picture comes, that nobody knows any more what became of the objects."""
-        if now_s - self._at_s > self._config.max_age_s:
-            self.end("camera")
 
     def end(self, reason: EndReason) -> None:
         """End all objects: nobody looks any more."""
@@ -208,6 +206,8 @@ class Follower:
         if self._size_wh != (0, 0) and self._tracking:
             self._tracker.drop_all()
             self._book.end_all(reason)
+            while len(self._lumas) > 1:
+                self._lumas.popleft()
 
     def take_events(self) -> list[Event | Alert]:
         """Return what has happened since the last call."""
@@ -215,7 +215,7 @@ class Follower:
 
     def _begin(self, size_wh: tuple[int, int]) -> None:
         config, options = self._config, self._options
-        options.check_size(self._camera, size_wh)
+        options.on_size(self._camera, size_wh)
         self._filter = ObjectFilter(config.objects, options.labels, size_wh, self._leave, options.threshold)
         motion = config.motion
         masks = [to_fractions(mask, size_wh, f"motion.mask.{number}") for number, mask in enumerate(motion.mask)]

@@ -45,7 +45,7 @@ class Rules:
             for name, rule in self._rules.items():
                 if rule.camera in (None, camera):
                     alerts += self._check_rule(name, camera, objects, now_ts, now_s)
-            self._crossings[camera] = {state.id: len(state.crossings) for state in objects}
+            self._crossings[camera] = {state.id: state.crossing_count for state in objects}
         return alerts
 
     def _check_rule(
@@ -76,8 +76,9 @@ class Rules:
 
     def _new_hits(self, rule: RuleConfig, state: ObjectState) -> int:
         """Return how often the object has gone over the rule's line since the last check."""
-        seen = self._crossings.get(state.camera, {}).get(state.id, 0)
-        directions = [crossing.direction for crossing in state.crossings[seen:] if crossing.line == rule.line]
+        fresh = state.crossing_count - self._crossings.get(state.camera, {}).get(state.id, 0)
+        newest = state.crossings[-fresh:] if fresh else ()
+        directions = [crossing.direction for crossing in newest if crossing.line == rule.line]
         return sum(rule.direction in (None, direction) for direction in directions)
 
 
@@ -87,7 +88,7 @@ def _meets(rule: RuleConfig, state: ObjectState) -> bool:
         return False
     if rule.zone is None:
         return state.duration_s >= rule.for_s
-    return rule.zone in state.zones and state.dwell_s.get(rule.zone, 0.0) >= rule.for_s
+    return rule.zone in state.zones and state.stay_s.get(rule.zone, 0.0) >= rule.for_s
 
 
 def _is_time(rule: RuleConfig, now_ts: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 # Of the picture's diagonal: what is nearer to a line is on neither side, so that who trembles on it crosses once.
 LINE_MARGIN = 0.01
+CROSSINGS = 100  # of one object that are remembered
 
 
 class Zones:
@@ -90,19 +91,19 @@ class Whereabouts:
 
     Attributes:
         zones: those that it is in now.
-        entered: those of them that it entered in this picture.
-        left: those that it left in this picture.
         entered_zones: those that it has been in, in the order of entering.
         dwell_s: seconds in each of these, summed.
-        crossings: the lines that it went over.
+        stay_s: seconds in each of `zones` since it entered last.
+        crossings: the lines that it went over, the newest 100.
+        crossing_count: how often it went over one, in all.
     """
 
     zones: tuple[str, ...] = ()
-    entered: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
     entered_zones: tuple[str, ...] = ()
     dwell_s: Mapping[str, float] = field(default_factory=dict)
+    stay_s: Mapping[str, float] = field(default_factory=dict)
     crossings: tuple[Crossing, ...] = ()
+    crossing_count: int = 0
 
 
 @dataclass(slots=True)
@@ -153,7 +154,7 @@ class Presence:
     """
 
     def __init__(self, zones: Zones, lines: Lines) -> None:
-        self.totals: dict[str, dict[Literal["in", "out"], int]] = {name: {"in": 0, "out": 0} for name in lines.names}
+        self.line_names = lines.names
         self._zones = zones
         self._lines = lines
         self._traces: dict[int, _Trace] = {}
@@ -179,7 +180,7 @@ class Presence:
                 stay.see(within, at_s - trace.seen_s, zone)
             trace.seen_s = at_s
             trace.now = self._whereabouts(trace, crossings)
-        return [self._now(track_id, fresh) for track_id, fresh in zip(track_ids, found.tolist(), strict=True)]
+        return [self._traces[id_].now if id_ in self._traces else Whereabouts() for id_ in track_ids]
 
     def forget(self, track_id: int) -> None:
         """Drop what is known of an object that is gone."""
@@ -206,7 +207,6 @@ class Presence:
         crossings = []
         for line in np.flatnonzero(crossed).tolist():
             direction: Literal["in", "out"] = "in" if sides[line] > 0 else "out"
-            self.totals[self._lines.names[line]][direction] += 1
             crossings.append(Crossing(self._lines.names[line], direction, at_s - trace.first_s))
         return tuple(crossings)
 
@@ -214,22 +214,15 @@ class Presence:
         before = trace.now
         named = dict(zip(self._zones.names, trace.stays, strict=True))
         zones = tuple(name for name, stay in named.items() if stay.counted)
-        entered = tuple(name for name in zones if name not in before.zones)
-        entered_zones = tuple(dict.fromkeys(before.entered_zones + entered))
+        entered_zones = tuple(dict.fromkeys(before.entered_zones + zones))
         return Whereabouts(
             zones=zones,
-            entered=entered,
-            left=tuple(name for name in before.zones if name not in zones),
             entered_zones=entered_zones,
             dwell_s={name: named[name].seconds for name in entered_zones},
-            crossings=before.crossings + crossings,
+            stay_s={name: named[name].stay_s for name in zones},
+            crossings=(before.crossings + crossings)[-CROSSINGS:],
+            crossing_count=before.crossing_count + len(crossings),
         )
-
-    def _now(self, track_id: int, fresh: bool) -> Whereabouts:
-        trace = self._traces.get(track_id)
-        if trace is None:
-            return Whereabouts()
-        return trace.now if fresh else replace(trace.now, entered=(), left=())
 
 
 def _concerns(settings: Sequence[ZoneConfig | LineConfig], labels: Sequence[str]) -> Bools:

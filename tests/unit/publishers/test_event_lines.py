@@ -100,6 +100,20 @@ def test_line_left_unfinished_by_a_power_cut_spoils_no_other(tmp_path: Path, mak
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[1])["type"] == "new"
 
 
+def test_objects_without_an_end_get_one_when_the_file_is_gone_on_with(tmp_path: Path, make_object: MakeObject) -> None:
+    path = tmp_path / "events.jsonl"
+    left, gone = make_object("left", entered_zones=("porch",)), make_object("gone")
+    told = [Event("new", left), Event("new", gone), Event("update", left), Alert("visit", 5.0, left)]
+    told.append(Event("end", make_object("gone", ended=True)))
+    path.write_text("\n".join(map(event_to_json, told)) + '\n{"type":"new"}\n{"schema":1,"ty', encoding="utf-8")
+    for _ in range(2):
+        open_event_publisher("lines", path=path).close()
+    *before, last = path.read_text(encoding="utf-8").splitlines()
+    assert len(before) == 7
+    ended = make_object("left", entered_zones=("porch",), end_ts=left.seen_ts, end_reason="interrupted")
+    assert last == event_to_json(Event("end", ended))
+
+
 @pytest.mark.parametrize("target", ["missing/events.jsonl", "."])
 def test_unwritable_file_is_a_publish_error_at_once(tmp_path: Path, target: str) -> None:
     with pytest.raises(PublishError, match=r"cannot write .*; choose another file"):

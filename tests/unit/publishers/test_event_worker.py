@@ -200,6 +200,38 @@ def test_slow_sink_never_blocks_the_caller_and_drops_are_counted(
     assert "broken: 15 events dropped in all" in caplog.text
 
 
+def test_lossless_publisher_waits_and_passes_on_every_update(make_object: MakeObject) -> None:
+    sink, states = GatedSink(), [make_object(score=number / 100) for number in range(40)]
+    publisher = QueuedEvents(sink, lossless=True, capacity=3)
+    caller = threading.Thread(target=lambda: [publisher.publish_event(Event("update", state)) for state in states])
+    caller.start()
+    assert sink.entered.wait(10)
+    caller.join(0.3)
+    assert caller.is_alive()
+    sink.gate.set()
+    caller.join(10)
+    assert not caller.is_alive()
+    publisher.close()
+    assert [event.object for event in sink.events] == states
+    assert publisher.dropped == 0
+
+
+def test_lossless_publisher_waits_no_more_when_the_program_stops(make_object: MakeObject) -> None:
+    sink, stop = GatedSink(), threading.Event()
+    publisher = QueuedEvents(sink, lossless=True, stop=stop, capacity=3, close_timeout_s=0.2)
+    caller = threading.Thread(
+        target=lambda: [publisher.publish_event(Event("new", make_object(str(number)))) for number in range(40)]
+    )
+    caller.start()
+    assert sink.entered.wait(10)
+    stop.set()
+    caller.join(10)
+    assert not caller.is_alive()
+    assert publisher.dropped > 0
+    sink.gate.set()
+    publisher.close()
+
+
 def test_close_tries_until_the_sink_comes_back(make_object: MakeObject) -> None:
     sink = BrokenSink(broken=True)
     publisher = QueuedEvents(sink, first_pause_s=60.0)

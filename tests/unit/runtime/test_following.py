@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from edge_detector.config import FeedConfig
 from edge_detector.detector import Detector
-from edge_detector.errors import PublishError
+from edge_detector.errors import PublishError, SourceError
 from edge_detector.events import Alert, Event
 from edge_detector.frame import Frame, FrameResult
 from edge_detector.object_config import (
@@ -25,11 +26,14 @@ from edge_detector.object_config import (
     TrackingConfig,
     ZoneConfig,
 )
+from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.event_lines import open_event_lines
 from edge_detector.publishers.event_store import open_event_store
 from edge_detector.publishers.jsonl import open_jsonl
-from edge_detector.runtime.feed import Feed
+from edge_detector.publishers.schema import to_json
+from edge_detector.runtime.feed import Feed, Search
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
+from edge_detector.sources import SourceHealth
 from edge_detector.sources.synthetic import SyntheticSource
 from edge_detector.tracking.follower import Follower, FollowerOptions
 
@@ -302,7 +306,160 @@ def test_counts_of_lines_and_zones_are_in_the_results(color_detector: MakeDetect
     assert counts["in"] + counts["out"] == len(crossings) >= 2
 
 
+def test_without_tracking_all_that_is_found_goes_out(color_detector: MakeDetector) -> None:
+    out, _ = run_file(color_detector(), follow(tracking=TrackingConfig(enabled=False)))
+    document = json.loads(to_json(out.results[10], LABELS, "colors"))
+    assert [found["label"] for found in document["detections"]] == ["red", "blue"]
+    assert "track_id" not in document["detections"][0]
+    assert OverlayRenderer(LABELS).draw(out.results[10]).shape == out.results[10].frame.image.shape
+
+
+def test_source_that_fails_ends_objects(color_detector: MakeDetector) -> None:
+    class Broken(SyntheticSource):
+        def read(self, timeout_s: float) -> Frame | None:
+            frame = super().read(timeout_s)
+            if frame is not None and frame.frame_id == 30:
+                raise SourceError("the card was pulled out")
+            return frame
+
+    out = Collector()
+    feed = Feed("yard", Broken(fps=20, frames=60, scene=SlowScene()), follower=follow())
+    feed.add_events(out)
+    with pytest.raises(SourceError):
+        RecordedPipeline(feed, color_detector(), threading.Event()).run()
+    assert [end.object.end_reason for end in out.told("end")] == ["camera", "camera"]
+    assert_one_story_each(out.events)
+
+
+def test_file_that_is_not_read_to_its_end_ends_objects_as_a_shutdown(color_detector: MakeDetector) -> None:
+    out, stop = Collector(), threading.Event()
+    feed = Feed("yard", scene_file(), [out], follower=follow())
+    feed.add_events(out)
+    pipeline = RecordedPipeline(feed, color_detector(), stop, lambda done, total: stop.set() if done == 30 else None)
+    pipeline.run()
+    assert [end.object.end_reason for end in out.told("end")] == ["shutdown", "shutdown"]
+
+
 # Cameras.
+
+
+class Clock:
+    """A live source of pictures of `SlowScene` at the times that it is told."""
+
+    live, fps, frame_total, name, health = True, None, None, "clock", SourceHealth()
+
+    def __init__(self) -> None:
+        self.frame_id = 0
+        self.next_s = 0.0
+
+    def read(self, timeout_s: float) -> Frame | None:
+        self.frame_id += 1
+        return Frame(SlowScene().draw(self.frame_id), self.frame_id, self.next_s, 1e9 + self.next_s, self.name)
+
+    def close(self) -> None:
+        pass
+
+
+class Stepped:
+    """A feed whose pictures, inferences and times are at the hands of the test."""
+
+    def __init__(self, detector: Detector, **settings: Any) -> None:
+        self.clock, self.out, self.detector = Clock(), Collector(), detector
+        self.feed = Feed("yard", self.clock, follower=follow(**settings.pop("blocks", {})), **settings)
+        self.feed.add_events(self.out)
+
+    def picture(self, at_s: float) -> Frame:
+        self.clock.next_s = at_s
+        frame = self.feed.read(0.0)
+        assert frame is not None
+        self.feed.look(frame)
+        return frame
+
+    def search(self, frame: Frame) -> None:
+        self.feed.hand_over(self.feed.detect(self.detector, Search(frame)))
+
+    def reasons(self) -> list[str | None]:
+        return [end.object.end_reason for end in self.out.told("end")]
+
+
+def test_result_of_before_an_outage_is_of_no_use_after_it(color_detector: MakeDetector) -> None:
+    steps = Stepped(color_detector(), max_age_s=5.0, blocks={"max_age_s": 5.0})
+    now_s = time.monotonic() - 100
+    for number in range(20):
+        frame = steps.picture(now_s + number / 20)
+        steps.search(frame)
+    steps.feed.wait()  # no picture for longer than max_age_s
+    assert steps.reasons() == ["camera", "camera"]
+    steps.search(frame)
+    steps.feed.wait()
+    for number in range(20):
+        steps.search(steps.picture(now_s + 60 + number / 20))
+    news = [new.object for new in steps.out.told("new")]
+    assert len(news) == 4
+    assert all(new.start_ts >= 1e9 + now_s + 60 for new in news[2:])
+
+
+def test_result_of_before_a_pause_is_of_no_use_after_it(color_detector: MakeDetector) -> None:
+    steps = Stepped(color_detector())
+    frame = steps.picture(0.0)
+    steps.feed.detecting = False
+    steps.picture(0.05)
+    steps.feed.detecting = True
+    steps.search(frame)
+    for number in range(20):
+        steps.search(steps.picture(0.1 + number / 20))
+    assert all(new.object.start_ts >= 1e9 + 0.1 for new in steps.out.told("new"))
+    assert len(steps.out.told("new")) == 2
+
+
+def test_inference_that_gives_no_results_any_more_ends_objects(color_detector: MakeDetector) -> None:
+    steps = Stepped(color_detector(), max_age_s=3.0, blocks={"max_age_s": 3.0})
+    for number in range(20):
+        steps.search(steps.picture(number / 20))
+    for number in range(20, 140):
+        steps.picture(number / 20)
+    assert steps.reasons() == []
+    for number in range(140, 300):
+        steps.picture(number / 20)
+    assert steps.reasons() == ["inference", "inference"]
+
+
+def test_result_that_comes_later_than_is_allowed_is_not_used(color_detector: MakeDetector) -> None:
+    steps = Stepped(color_detector(), max_age_s=3.0, blocks={"max_age_s": 3.0})
+    first = [steps.picture(number / 20) for number in range(20)]
+    steps.picture(4.5)
+    for frame in first:
+        steps.search(frame)
+    steps.picture(4.6)
+    assert steps.out.events == []
+
+
+def test_rare_searches_end_no_objects(color_detector: MakeDetector) -> None:
+    blocks = {"max_age_s": 3.0, "tracking": TrackingConfig(lost_s=60.0)}
+    steps = Stepped(color_detector(), max_age_s=3.0, detect_fps=0.1, blocks=blocks)
+
+    for number in range(800):
+        frame = steps.picture(number / 20)
+        if number % 200 < 10:
+            steps.search(frame)
+    assert len(steps.out.told("new")) == 2
+    assert "inference" not in steps.reasons()
+
+
+def test_enlarged_searches_take_turns_while_another_is_under_way(color_detector: MakeDetector) -> None:
+    settings = RegionsConfig(enabled=True, whole_every=100)
+    steps = Stepped(color_detector((160, 120)), blocks={"regions": settings})
+    regions = []
+    for number in range(40):
+        search = steps.feed.search(steps.picture(number / 20))
+        if search is not None:
+            steps.feed.offer(search)
+            taken = steps.feed.take(number / 20)
+            steps.feed.hand_over(steps.feed.detect(steps.detector, taken))
+            regions.append(taken.region)
+    upper = [region[1] + region[3] < 250 for region in regions[20:] if region is not None]
+    assert len(upper) >= 15
+    assert all(one != other for one, other in pairwise(upper))
 
 
 def test_shutdown_ends_objects(color_detector: MakeDetector) -> None:

@@ -17,7 +17,7 @@ BOX = (10.0, 10.0, 30.0, 50.0)  # 800 pixels, ratio 0.5, of 20,000 in the pictur
 
 
 def object_filter(**objects: Any) -> ObjectFilter:
-    return ObjectFilter(ObjectsConfig(**objects), LABELS, (200, 100), default_min_score=0.3, default_threshold=0.6)
+    return ObjectFilter(ObjectsConfig(**objects), LABELS, (200, 100), leave=0.5, default_threshold=0.6)
 
 
 def detections(
@@ -72,6 +72,12 @@ def test_score_is_held_against_the_filter_or_the_default() -> None:
     assert person_is_kept(score=0.3)
     assert not person_is_kept(score=0.29)
     assert person_is_kept(score=0.01, min_score=0.0)
+
+
+def test_lower_threshold_of_a_label_lowers_what_is_ignored() -> None:
+    assert person_is_kept(score=0.1, threshold=0.2)
+    assert not person_is_kept(score=0.09, threshold=0.2)
+    assert not person_is_kept(score=0.29, threshold=0.9)
 
 
 def test_filter_holds_for_its_label_only() -> None:

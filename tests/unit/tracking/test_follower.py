@@ -232,23 +232,22 @@ def test_absolute_coordinates_outside_the_first_picture_are_an_error_with_the_pa
 
 def test_settings_are_checked_once_against_the_first_picture() -> None:
     sizes = []
-    options = FollowerOptions(("red",), 0.5, check_size=lambda camera, size_wh: sizes.append((camera, size_wh)))
+    options = FollowerOptions(("red",), 0.5, on_size=lambda camera, size_wh: sizes.append((camera, size_wh)))
     follower = Follower("yard", config(), options)
     follower.look(frame([], 0.0))
     follower.look(frame([], 0.1, (320, 240)))
     assert sizes == [("yard", SIZE_WH)]
 
 
-def test_pictures_out_of_order_are_counted_and_ignored() -> None:
+def test_pictures_out_of_order_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     watch, plain = Watch(follow()), Watch(follow())
     for number in range(15):
         boxes = [square(0.2 + 0.01 * number)]
         watch.see(boxes, number / FPS)
         plain.see(boxes, number / FPS)
-        watch.follower.look(frame([square(0.9)], number / FPS - 0.05))
-        watch.follower.look(frame([square(0.9)], number / FPS))
-    assert watch.follower.out_of_order == 30
-    assert plain.follower.out_of_order == 0
+        assert not watch.follower.look(frame([square(0.9)], number / FPS - 0.05))
+        assert not watch.follower.look(frame([square(0.9)], number / FPS))
+    assert caplog.text.count("pictures come out of order") == 1
     np.testing.assert_array_equal(watch.objects[-1].xyxy, plain.objects[-1].xyxy)
     assert watch.kinds() == plain.kinds()
 
@@ -410,6 +409,28 @@ def test_crossing_of_a_line_is_counted(start_x: float, speed_x: float, direction
     assert watch.follower.line_counts == {"gate": counts}
 
 
+def test_crossing_of_what_never_counts_is_not_counted() -> None:
+    strict = ObjectsConfig(filters={"red": FilterConfig(threshold=0.95, min_score=0.3)})
+    watch = Watch(follow(lines={"gate": LineConfig(coordinates="0.5,1,0.5,0")}, objects=strict))
+    for number in range(int(4 * FPS)):
+        box = [square(0.2 + 0.15 * number / FPS)]
+        taken = frame(box, number / FPS)
+        watch.follower.look(taken)
+        watch.follower.found(found(box, score=0.96 if number < 2 else 0.5), taken)  # its median stays below
+    watch.collect()
+    assert watch.kinds() == []
+    assert watch.follower.line_counts == {"gate": {"in": 0, "out": 0}}
+
+
+def test_counts_that_were_handed_out_do_not_change() -> None:
+    watch = Watch(follow(lines={"gate": LineConfig(coordinates="0.5,1,0.5,0")}))
+    watch.lead(lambda at_s: [square(0.2 + 0.15 * at_s)], 1)
+    before = watch.follower.line_counts
+    watch.lead(lambda at_s: [square(0.2 + 0.15 * at_s)], 4)
+    assert before == {"gate": {"in": 0, "out": 0}}
+    assert watch.follower.line_counts != before
+
+
 def test_rules_give_alerts() -> None:
     rules = {"visit": RuleConfig(label="red", for_s=1.0), "other": RuleConfig(label="blue")}
     watch = Watch(follow(rules))
@@ -431,26 +452,12 @@ def test_objects_end_when_nobody_looks_any_more() -> None:
         assert len(watch.follower.objects(SIZE_WH)[0]) == 0
 
 
-def test_silence_of_the_camera_ends_objects_after_the_age_that_is_allowed() -> None:
-    watch = Watch(follow(max_age_s=3.0))
-    watch.lead(lambda at_s: [square(0.3)], 1)
-    watch.follower.tick(3.8)
-    watch.collect()
-    assert "end" not in watch.kinds()
-    watch.follower.tick(4.0)
-    watch.follower.tick(9.0)
-    watch.collect()
-    assert watch.kinds().count("end") == 1
-    assert watch.last().object.end_reason == "camera"
-
-
 def test_nothing_at_all_has_happened_before_the_first_picture() -> None:
     follower = follow()
-    follower.tick(100.0)
     follower.end("shutdown")
     assert follower.take_events() == []
     objects, ages_s, zones = follower.objects(SIZE_WH)
-    assert (len(objects), len(ages_s), zones) == (0, 0, [])
+    assert (len(objects), ages_s, zones) == (0, None, [])
     assert follower.wants_search()
 
 
@@ -461,7 +468,7 @@ def test_region_before_the_first_picture_is_the_whole() -> None:
 way = st.lists(
     st.tuples(
         st.sets(st.integers(0, 2), max_size=3),
-        st.sampled_from(["search", "search", "search", "look", "tick", "pause", "end", "jump"]),
+        st.sampled_from(["search", "search", "search", "look", "pause", "end", "jump"]),
         st.floats(0.05, 2.5),
     ),
     max_size=40,
@@ -482,8 +489,6 @@ def test_every_object_has_one_new_and_one_end_whatever_happens(way: list[tuple[s
             watch.follower.look(taken)
         if action == "search":
             watch.follower.found(detections, taken)
-        elif action == "tick":
-            watch.follower.tick(at_s)
         elif action in ("pause", "end"):
             watch.follower.end("paused" if action == "pause" else "camera")
         elif action == "jump":
@@ -539,6 +544,16 @@ def test_moving_scene_is_always_searched_and_a_still_one_only_once_in_a_while() 
     assert all(wanted[: int(4 * FPS)])
     still = wanted[int(10 * FPS) :]
     assert 2 <= still.count(True) <= 5
+
+
+def test_still_scene_is_searched_twice_in_the_age_that_is_allowed() -> None:
+    follower = follow(motion=MotionConfig(floor_s=60.0, hold_s=0.5), max_age_s=3.0)
+    wanted_s = []
+    for number in range(int(20 * FPS)):
+        follower.look(frame([], number / FPS))
+        if follower.wants_search():
+            wanted_s.append(number / FPS)
+    np.testing.assert_allclose(np.diff([at_s for at_s in wanted_s if at_s > 2]), 1.5, atol=0.11)
 
 
 def test_still_empty_scene_is_searched_by_the_floor_alone() -> None:

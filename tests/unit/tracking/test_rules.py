@@ -21,10 +21,13 @@ def ts(clock: str, day: int = 5) -> float:
 
 def someone(id_: str = "a", *, in_door_s: float | None = None, **state: Any) -> ObjectState:
     """Return a person seen by camera front, in zone door if seconds are given."""
-    there = {} if in_door_s is None else {"zones": ("door",), "dwell_s": {"door": in_door_s}}
+    there: dict[str, Any] = {}
+    if in_door_s is not None:  # and 50 s at an earlier visit
+        there = {"zones": ("door",), "dwell_s": {"door": in_door_s + 50}, "stay_s": {"door": in_door_s}}
     values: dict[str, Any] = {"id": id_, "camera": "front", "track_id": 1, "label": "person"}
     values |= {"score": 0.8, "top_score": 0.9, "box": (0, 0, 1, 1), "box_norm": (0, 0, 1, 1)}
-    return ObjectState(**(values | {"start_ts": 0.0, "seen_ts": 1.0} | there | state))
+    values |= {"start_ts": 0.0, "seen_ts": 1.0, "crossing_count": len(state.get("crossings", ()))}
+    return ObjectState(**(values | there | state))
 
 
 def one_rule(**rule: Any) -> Rules:
@@ -83,6 +86,13 @@ def test_each_crossing_fires_once() -> None:
     checks = [(float(at_s), [someone(crossings=way)]) for at_s, way in enumerate(ways)]
     assert fired(one_rule(line="gate", cooldown_s=0), *checks) == [[], ["a"], [], ["a"], ["a", "a"], []]
     assert fired(one_rule(line="gate", direction="out", cooldown_s=0), *checks) == [[], [], [], ["a"], ["a"], []]
+
+
+def test_crossings_fire_though_the_oldest_are_forgotten() -> None:
+    ways = [(100, (IN,) * 100), (103, (IN,) * 98 + (OUT, IN)), (103, (IN,) * 98 + (OUT, IN))]
+    checks = [(float(at_s), [someone(crossings=way, crossing_count=count)]) for at_s, (count, way) in enumerate(ways)]
+    rule = one_rule(line="gate", direction="in", cooldown_s=0)
+    assert [len(ids) for ids in fired(rule, *checks)] == [100, 2, 0]
 
 
 def test_crossing_while_the_rule_cools_down_is_not_told() -> None:

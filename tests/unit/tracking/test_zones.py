@@ -77,7 +77,6 @@ def test_each_zone_has_its_column() -> None:
 def test_object_is_in_a_zone_after_so_many_pictures_in_a_row() -> None:
     steps = walk(presence({"left": {"coordinates": LEFT}}), [INSIDE, INSIDE, OUTSIDE, INSIDE, INSIDE, INSIDE, INSIDE])
     assert [step.zones for step in steps] == [(), (), (), (), (), ("left",), ("left",)]
-    assert [step.entered for step in steps] == [(), (), (), (), (), ("left",), ()]
 
 
 def test_object_has_left_after_as_many_pictures_outside() -> None:
@@ -85,8 +84,14 @@ def test_object_has_left_after_as_many_pictures_outside() -> None:
         presence({"left": {"coordinates": LEFT, "inertia": 2}}), [INSIDE, INSIDE, OUTSIDE, INSIDE, OUTSIDE, OUTSIDE]
     )
     assert [step.zones for step in steps] == [(), *[("left",)] * 4, ()]
-    assert [step.left for step in steps] == [(), (), (), (), (), ("left",)]
     assert steps[-1].entered_zones == ("left",)
+
+
+def test_stay_is_the_time_since_the_object_entered_last() -> None:
+    points = [INSIDE, INSIDE, INSIDE, OUTSIDE, OUTSIDE, INSIDE, INSIDE]
+    steps = walk(presence({"left": {"coordinates": LEFT, "inertia": 2}}), points, [0, 1, 3, 4, 5, 6, 8])
+    assert [step.stay_s.get("left") for step in steps] == [None, 1.0, 3.0, 3.0, None, None, 2.0]
+    assert steps[-1].dwell_s == {"left": 5.0}
 
 
 def test_time_inside_counts_from_the_first_picture_inside_to_the_last() -> None:
@@ -117,7 +122,10 @@ def test_pictures_that_did_not_show_the_object_change_nothing() -> None:
     follower = presence({"left": {"coordinates": LEFT, "inertia": 2}})
     walk(follower, [INSIDE, INSIDE])
     unseen = [follower.update([1], ["person"], np.array([OUTSIDE]), at_s, np.array([False]))[0] for at_s in (2, 3, 4)]
-    assert unseen == [Whereabouts(zones=("left",), entered_zones=("left",), dwell_s={"left": 1.0})] * 3
+    assert (
+        unseen
+        == [Whereabouts(zones=("left",), entered_zones=("left",), dwell_s={"left": 1.0}, stay_s={"left": 1.0})] * 3
+    )
     (seen,) = walk(follower, [INSIDE], [6])
     assert seen.dwell_s == {"left": 6.0}
 
@@ -154,7 +162,6 @@ def test_crossing_from_left_to_right_of_the_line_is_in() -> None:
     steps = walk(follower, [ABOVE, BELOW, ABOVE], [10.0, 11.5, 14.0])
     assert steps[1].crossings == (Crossing("gate", "in", 1.5),)
     assert steps[2].crossings == (Crossing("gate", "in", 1.5), Crossing("gate", "out", 4.0))
-    assert follower.totals == {"gate": {"in": 1, "out": 1}}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +175,12 @@ def test_crossing_from_left_to_right_of_the_line_is_in() -> None:
 )
 def test_direction_turns_with_the_line(coordinates: str, way: list[tuple[float, float]], direction: str) -> None:
     assert directions(walk(presence(lines={"gate": {"coordinates": coordinates}}), way)) == [direction]
+
+
+def test_of_many_crossings_the_newest_are_remembered_and_all_are_counted() -> None:
+    steps = walk(presence(lines={"gate": MIDDLE}), [ABOVE, BELOW] * 80, list(range(160)))
+    assert steps[-1].crossing_count == 159
+    assert [crossing.at_s for crossing in steps[-1].crossings] == list(range(60, 160))
 
 
 @given(st.lists(st.floats(-0.9, 0.9), max_size=20))
@@ -203,8 +216,8 @@ def test_object_that_begins_on_the_line_has_not_crossed_it() -> None:
 def test_points_that_the_model_did_not_find_do_not_cross() -> None:
     follower = presence(lines={"gate": MIDDLE})
     walk(follower, [ABOVE])
-    follower.update([1], ["person"], np.array([BELOW]), 1.0, np.array([False]))
-    assert follower.totals == {"gate": {"in": 0, "out": 0}}
+    (step,) = follower.update([1], ["person"], np.array([BELOW]), 1.0, np.array([False]))
+    assert step.crossings == ()
     assert directions(walk(follower, [BELOW], [2.0])) == ["in"]
 
 
