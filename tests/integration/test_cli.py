@@ -220,6 +220,47 @@ def test_settings_come_from_a_file_and_options_win_over_it(tmp_path: Path) -> No
     assert "http://" not in result.stderr
 
 
+def test_zones_rules_and_events_of_a_camera_can_be_tried_on_a_file(tmp_path: Path) -> None:
+    clip, settings, events = red_video(tmp_path / "clip.avi", 12), tmp_path / "settings.yaml", tmp_path / "events.jsonl"
+    settings.write_text(f"""
+cameras:
+  front:
+    source: v4l2:///dev/video99
+    size: 1280x720
+    zones: {{all: {{coordinates: "0,0,160,0,160,120,0,120"}}}}
+rules: {{visit: {{camera: front, zone: all, between: "22:00-06:00"}}}}
+events: {{jsonl: {events}, path: {tmp_path / "events.db"}}}
+overlay: {{zones: true}}
+http: null
+""")
+    told = []
+    for _ in range(2):
+        events.unlink(missing_ok=True)
+        result = call("run", "--config", settings, "--model", MODEL, "--source", clip, "--video", tmp_path / "out.mp4")
+        assert result.returncode == 0, result.stderr
+        told.append(events.read_bytes())
+    lines = results(events)
+    assert {line["type"] for line in lines} >= {"new", "end", "alert"}
+    assert {line["object"]["camera"] for line in lines} == {"front"}
+    assert all(line["object"]["entered_zones"] == ["all"] for line in lines if line["type"] == "end")
+    assert told[0] == told[1]
+    assert "rules visit: between and weekdays are ignored" in result.stderr
+    assert "events.path: what happens in a file is not history" in result.stderr
+    assert not (tmp_path / "events.db").exists()
+
+
+def test_rules_of_cameras_that_a_source_replaces_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("""
+cameras: {front: {source: "synthetic://"}, back: {source: "synthetic://"}}
+rules: {visit: {camera: front, label: cat}, any: {label: cat}}
+http: null
+""")
+    result = call("run", "--config", settings, "--model", MODEL, "--source", red_video(tmp_path / "clip.avi", 4))
+    assert result.returncode == 0, result.stderr
+    assert "rules visit: their cameras are not read now" in result.stderr
+
+
 # Bad input: each one line, its own exit code, nothing half-written.
 
 
