@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def still_stretch(frames: Sequence[Frame], kind: str, seconds: float, fps: float
     light every 15 s).
     """
     rng = np.random.default_rng(0)
-    empty = np.median(np.stack([frame.image for frame in frames[::10]]), axis=0).astype(np.float32)
+    empty = empty_scene(frames)
     infrared = np.repeat((255 - empty.mean(axis=2, keepdims=True)) * 0.5 + 40, 3, axis=2)
     start = frames[-1]
     stretch = []
@@ -148,6 +148,57 @@ def still_stretch(frames: Sequence[Frame], kind: str, seconds: float, fps: float
         taken_s = start.captured_at + (number + 1) / fps
         stretch.append(Frame(noisy, start.frame_id + number + 1, taken_s, taken_s, start.source))
     return stretch
+
+
+def empty_scene(frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
+    """Return what is behind all that moves, (H, W, 3) 0 to 255: the median of every tenth frame."""
+    return np.asarray(np.median(np.stack([frame.image for frame in frames[::10]]), axis=0), np.float32)
+
+
+def appearances(
+    detector: Detector, frames: Sequence[Frame], found: Sequence[Detections]
+) -> list[tuple[int, dict[int, npt.NDArray[np.float32]]]]:
+    """Return of each object in which frame it was found first, and its box (4,) by frame from when it counts."""
+    follower, numbers = make_follower(detector, detector.threshold), {f.wall_time: n for n, f in enumerate(frames)}
+    firsts: dict[int, int] = {}
+    boxes: dict[int, dict[int, npt.NDArray[np.float32]]] = {}
+    for number, frame in enumerate(frames):
+        follower.look(frame)
+        follower.found(found[number], frame)
+        for event in follower.take_events():
+            firsts.setdefault(event.object.track_id, numbers[event.object.start_ts])
+        shown, _, _ = follower.objects(frame.size_wh)
+        for track_id, box in zip(np.asarray(shown.tracker_id).tolist(), shown.xyxy, strict=True):
+            boxes.setdefault(track_id, {})[number] = box
+    return [(first, boxes[track_id]) for track_id, first in firsts.items() if track_id in boxes]
+
+
+def wake_delay(
+    follower: Follower,
+    frames: Sequence[Frame],
+    empty: npt.NDArray[np.float32],
+    first: int,
+    boxes: Mapping[int, npt.NDArray[np.float32]],
+) -> float:
+    """Return the seconds from an object's first detection, in frame `first`, until motion has it searched.
+
+    The scene is `empty`, with noise, for 10 s; from a second before, the object's own part of the video is put into it.
+    """
+    period_s = frames[1].captured_at - frames[0].captured_at
+    begin = max(0, first - round(1 / period_s))
+    noise = np.random.default_rng(0).normal(0, 3, (7, *empty.shape)).astype(np.float32)
+    for number in range(begin - round(10 / period_s), len(frames)):
+        picture = empty + noise[number % len(noise)]
+        if number >= begin:
+            box = boxes[min(boxes, key=lambda known: abs(known - number))]
+            x1, y1, x2, y2 = box + np.array([-1, -1, 1, 1]) * (8 + 0.2 * (box[2:] - box[:2]).max())
+            part = np.s_[max(0, int(y1)) : int(y2), max(0, int(x1)) : int(x2)]
+            picture[part] = frames[number].image[part]
+        at_s = number * period_s
+        follower.look(Frame(np.clip(picture, 0, 255).astype(np.uint8), number, at_s, at_s, "appearance"))
+        if follower.wants_search() and number >= begin and not follower.still:
+            return max(0.0, (number - first) * period_s)
+    return np.inf
 
 
 def later(frames: Sequence[Frame], by_s: float) -> list[Frame]:
