@@ -104,7 +104,7 @@ class OverlayRenderer:
     ) -> None:
         self._labels = tuple(_printable(label) for label in labels)
         self._status = status
-        self._shapes = shapes or {}
+        self._shapes = {} if shapes is None else shapes  # may be filled later
 
     def draw(self, result: FrameResult) -> Image:
         """Return a copy of the frame's picture, (H, W, 3) uint8 RGB, with everything drawn on it."""

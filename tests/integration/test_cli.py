@@ -244,6 +244,10 @@ http: null
     assert {line["object"]["camera"] for line in lines} == {"front"}
     assert all(line["object"]["entered_zones"] == ["all"] for line in lines if line["type"] == "end")
     assert told[0] == told[1]
+    video = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    shown = video.read()[1]
+    video.release()
+    assert np.ptp(shown[60, :4].reshape(-1, 3), axis=0).max() > 60  # the zone's outline is along the picture's edge
     assert "rules visit: between and weekdays are ignored" in result.stderr
     assert "events.path: what happens in a file is not history" in result.stderr
     assert not (tmp_path / "events.db").exists()
