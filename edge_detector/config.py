@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from types import UnionType
@@ -27,6 +26,7 @@ from edge_detector.object_config import (
     TrackingConfig,
     ZoneConfig,
 )
+from edge_detector.sink_config import MqttConfig, Secret
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -57,20 +57,6 @@ def _check_device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|edgetpu(:(usb|pci)(:\d+)?)?", text):
         raise ValueError("give auto, cpu, edgetpu, edgetpu:usb:0 or edgetpu:pci:0")
     return text
-
-
-def _with_secrets(text: str) -> str:
-    """Return `text` with `{EDGE_DETECTOR_NAME}` replaced by that environment variable."""
-
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise ValueError(f"the environment has no {match[1]}; set it, for example in EnvironmentFile= of systemd")
-        return os.environ[match[1]]
-
-    return re.sub(r"\{(EDGE_DETECTOR_[A-Z0-9_]+)\}", value_of, text)
-
-
-Source = Annotated[str, AfterValidator(_with_secrets)]
 
 
 class ModelConfig(Part):
@@ -112,7 +98,7 @@ class CameraConfig(Part):
         tracking: and the keys after it: blocks as at the top level, for this camera alone; null: the one there.
     """
 
-    source: Source = "auto"
+    source: Secret = "auto"
     size: Annotated[str, AfterValidator(_check_size)] | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
     format: Literal["mjpg", "yuyv"] | None = None
@@ -157,7 +143,7 @@ class OutputConfig(Part):
 class Config(Part):
     """The whole file; every key has a default, so an empty file is valid."""
 
-    source: Source | None = None
+    source: Secret | None = None
     cameras: dict[Name, CameraConfig] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
     http: Annotated[str, AfterValidator(_check_address)] | None = "127.0.0.1:8080"
@@ -171,6 +157,7 @@ class Config(Part):
     rules: dict[Name, RuleConfig] = Field(default_factory=dict)
     events: EventsConfig = EventsConfig()
     overlay: OverlayConfig = OverlayConfig()
+    mqtt: MqttConfig = MqttConfig()
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
@@ -230,7 +217,7 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    if key.endswith("source") or not isinstance(item["input"], bool | int | float | str | None):
+    if key.endswith(("source", "password", "mqtt")) or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"  # may hold a password
     return f"{key}: {message}, got {item['input']!r}"
 

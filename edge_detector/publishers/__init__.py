@@ -13,6 +13,7 @@ from edge_detector.frame import FrameResult
 # Resolved when opened: nothing that a publisher needs is imported before.
 PUBLISHERS = {
     "jsonl": "edge_detector.publishers.jsonl:open_jsonl",
+    "mqtt": "edge_detector.publishers.mqtt:MqttPublisher",
     "pictures": "edge_detector.publishers.pictures:open_pictures",
     "video": "edge_detector.publishers.video:open_video",
     "web": "edge_detector.publishers.web:WebPublisher",

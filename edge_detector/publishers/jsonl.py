@@ -36,7 +36,7 @@ def open_jsonl(
     return QueuedPublisher(sink, lossless=lossless, stop=stop)
 
 
-class _Lines:
+class Lines:
     """Makes a line of every inference; b"" for a result without one, or with that of its camera's line before."""
 
     def __init__(self, labels: Sequence[str], model_name: str) -> None:
@@ -45,6 +45,7 @@ class _Lines:
         self._detected_at: dict[str, float] = {}  # by camera
 
     def line(self, result: FrameResult) -> bytes:
+        """Return the line with its line feed."""
         told = result.age_s > 0 and result.detected_at == self._detected_at.get(result.camera)
         if result.detected_at is None or told:
             return b""
@@ -57,7 +58,7 @@ class _FileSink:
 
     def __init__(self, path: str | Path, labels: Sequence[str], model_name: str, append: bool) -> None:
         self.name = str(path)
-        self._lines = _Lines(labels, model_name)
+        self._lines = Lines(labels, model_name)
         try:
             self._file = FileIO(self.name, "a")
         except OSError as error:
@@ -88,7 +89,7 @@ class _StdoutSink:
     uses_image = False
 
     def __init__(self, labels: Sequence[str], model_name: str) -> None:
-        self._lines = _Lines(labels, model_name)
+        self._lines = Lines(labels, model_name)
         # Without Python's buffer: a write that hangs would hold its lock, and with it the end of the program.
         self._file = FileIO(sys.stdout.fileno(), "w", closefd=False)
 

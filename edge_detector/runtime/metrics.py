@@ -167,6 +167,7 @@ class ProcessStatus:
         open_fds: open file descriptors.
         rss_bytes: memory in use.
         abandoned: threads that hang in a call and were left behind.
+        temperature_c: of the processor; None where it is not known.
     """
 
     uptime_s: float
@@ -174,6 +175,7 @@ class ProcessStatus:
     open_fds: int
     rss_bytes: int
     abandoned: int
+    temperature_c: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What this process uses, from /proc."""
+"""What this process uses, from /proc and /sys."""
 
 from __future__ import annotations
 
@@ -21,4 +21,12 @@ def process_status(started_s: float) -> ProcessStatus:
         open_fds=len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - names are enough
         rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES,
         abandoned=count_abandoned(),
+        temperature_c=_temperature_c(),
     )
+
+
+def _temperature_c() -> float | None:
+    try:
+        return int(Path("/sys/class/thermal/thermal_zone0/temp").read_text()) / 1000
+    except (OSError, ValueError):
+        return None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edge_detector.backends import DeviceOptions
 from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig, parse_address
@@ -31,6 +31,7 @@ from edge_detector.tracking.polygons import to_fractions
 
 logger = logging.getLogger(__name__)
 
+FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 _HANGS_AFTER_S = 5.0  # beyond the time in which a camera itself notices that no picture comes
 
@@ -214,6 +215,8 @@ class _Outputs:
         output = self._config.output
         if self._config.http is not None:
             self._add(self._open_web(history), feeds)
+        if self._config.mqtt.host is not None:
+            self._open_mqtt(feeds)
         if output.jsonl is not None:
             lines = open_publisher("jsonl", target=output.jsonl, append=True, **self._model, **self._waiting)
             self._add(lines, feeds)
@@ -249,6 +252,24 @@ class _Outputs:
             **self._model,
             **control,
         )
+
+    def _open_mqtt(self, feeds: Sequence[Feed]) -> None:
+        if not isinstance(self._pipeline, LivePipeline):
+            logger.warning("mqtt: what is found in a file does not go to the broker")
+            return
+        labels: Sequence[str] = self._model["labels"]
+        few = labels if len(labels) <= FEW_LABELS else ()
+        broker = open_publisher(
+            "mqtt",
+            settings=self._config.mqtt,
+            cameras={name: camera.objects.track or few for name, camera in self._config.feeds.items()},
+            status=self._pipeline.status,
+            set_detecting=self._pipeline.set_detecting,
+            **self._model,
+        )
+        self._add(broker, feeds)
+        for feed in feeds:
+            feed.add_events(cast(EventPublisher, broker))
 
     def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
         """Open what keeps events, and return the history; what happens in a file is kept in memory only."""

@@ -15,6 +15,8 @@ from edge_detector.errors import ConfigError, PublishError
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import PUBLISHERS, Publisher, open_publisher
+from edge_detector.runtime.metrics import DetectorStatus, ProcessStatus, ServiceStatus
+from edge_detector.sink_config import MqttConfig
 
 MakeResult = Callable[..., FrameResult]
 LABELS = ("person",)
@@ -24,6 +26,14 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
     overlay = OverlayRenderer(LABELS)
     return {
         "jsonl": {"target": folder / "out.jsonl", "labels": LABELS, "model_name": "tiny"},
+        "mqtt": {
+            "settings": MqttConfig(host="127.0.0.1", port=9),  # where nobody answers
+            "labels": LABELS,
+            "model_name": "tiny",
+            "cameras": {},
+            "status": lambda: ServiceStatus(DetectorStatus("tiny", "cpu"), ProcessStatus(1.0, 5, 11, 10**8, 0)),
+            "set_detecting": lambda name, on: None,
+        },
         "pictures": {"directory": folder / "pictures", "overlay": overlay},
         "video": {"path": folder / "out.mp4", "overlay": overlay, "fps": 10.0},
         "web": {"overlay": overlay, "labels": LABELS, "model_name": "tiny", "port": 0},
@@ -71,7 +81,7 @@ def test_publishing_after_close_is_an_error(publisher: Publisher, make_result: M
 
 
 def test_unknown_kind_is_a_config_error_that_lists_the_kinds() -> None:
-    with pytest.raises(ConfigError, match="unknown publisher 'fax'; choose from jsonl, pictures, video, web"):
+    with pytest.raises(ConfigError, match="unknown publisher 'fax'; choose from jsonl, mqtt, pictures, video, web"):
         open_publisher("fax")
 
 

@@ -156,6 +156,22 @@ def test_ends_while_a_viewer_watches(start: Start) -> None:
         assert service.end() == 0
 
 
+def test_ends_while_the_mqtt_broker_never_answers(start: Start, silent_port: int) -> None:
+    broker = {"host": "127.0.0.1", "port": silent_port, "user": "eyes", "password": "secret"}
+    service = start(synthetic() | {"mqtt": broker})
+    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    assert service.end() == 0
+    assert f"mqtt://127.0.0.1:{silent_port}" in service.wait_for_line(" -> ")
+    assert "secret" not in "".join(service.lines)
+
+
+def test_runs_and_ends_while_the_mqtt_broker_is_away(start: Start) -> None:
+    service = start(synthetic() | {"mqtt": {"host": "127.0.0.1", "port": 9}})
+    service.wait_for_line("mqtt://127.0.0.1:9: it cannot be reached: [Errno 111] Connection refused; trying again")
+    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    assert service.end() == 0
+
+
 def test_ends_while_a_camera_of_the_command_line_is_being_opened(start: Start, silent_port: int) -> None:
     service = start({}, "--source", f"rtsp://user:secret@127.0.0.1:{silent_port}/x")
     time.sleep(3)

@@ -1,0 +1,319 @@
+"""Results, events and states to an MQTT broker, and detection switched by it; Home Assistant finds all by itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_detector.errors import PublishError
+from edge_detector.events import Alert, Event
+from edge_detector.frame import FrameResult
+from edge_detector.jpeg import encode_jpeg
+from edge_detector.publishers.home_assistant import discovery, slug
+from edge_detector.publishers.jsonl import Lines
+from edge_detector.publishers.mqtt_outbox import Message, Outbox
+from edge_detector.publishers.schema import compact, event_to_json
+from edge_detector.runtime.metrics import ServiceStatus
+from edge_detector.sink_config import MqttConfig
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 50  # messages that the broker has not confirmed yet
+TICK_S = 1.0
+SILENT_S = 10.0  # of a camera without pictures for so long nobody is known to be there
+CONNECT_TIMEOUT_S = 5.0
+CLOSE_S = 1.0
+RECONNECT_S = (1, 60)  # pauses between tries, from and to
+REPORT_PERIOD_S = 10.0
+ON, OFF = b"ON", b"OFF"
+
+
+class MqttPublisher:
+    """A `Publisher` and `EventPublisher`. A thread of its own sends what waits, another one is the client's.
+
+    Below `topic_prefix`: `available` (online, offline), `<camera>/detections` (an inference each), `events`, `alerts`,
+    `<camera>/<label>` (how many are seen), `<camera>/<label>/snapshot` (JPEG), `<camera>/detect/state` and `stats`;
+    `<camera>/detect/set` takes ON and OFF.
+
+    While the broker is away, the client tries again with growing pauses; `Outbox` says what waits for it.
+    """
+
+    def __init__(
+        self,
+        settings: MqttConfig,
+        *,
+        labels: Sequence[str],
+        model_name: str,
+        cameras: Mapping[str, Sequence[str]],
+        status: Callable[[], ServiceStatus],
+        set_detecting: Callable[[str, bool], None],
+    ) -> None:
+        """Begin to connect.
+
+        Args:
+            settings: which broker, and how.
+            labels: of the model, by class id.
+            model_name: for the JSON.
+            cameras: labels that are counted from the start, by camera; others are from when they are seen.
+            status: says how the service is.
+            set_detecting: pauses (False) or resumes the detection of a camera; raises KeyError if there is none.
+
+        Raises:
+            PublishError: a certificate or key cannot be used.
+        """
+        self.name = f"mqtt://{settings.host}:{settings.port}"
+        self._settings = settings
+        self._prefix = settings.topic_prefix
+        self._node = slug(settings.client_id or f"edge_detector-{socket.gethostname()}")
+        self._labels = labels
+        self._lines = Lines(labels, model_name)
+        self._cameras = {camera: list(counted) for camera, counted in cameras.items()}
+        self._status = status
+        self._set_detecting = set_detecting
+        self._changed = threading.Condition()  # guards all that follows
+        self._outbox = Outbox(settings.queue_max, settings.queue_max_age_s)
+        self._told: dict[str, bytes] = {}  # states, by topic
+        self._given = self._confirmed = 0
+        self._connected = self._closing = False
+        self._failing = False
+        self._closing_at_s = 0.0
+        self._reported = 0
+        self._tick_s = self._stats_s = self._reported_s = time.monotonic()
+        for camera, counted in self._cameras.items():
+            for label in counted:
+                self._tell(self._topic(camera, label), b"0")
+        self._client = self._make_client()
+        self._client.connect_async(str(settings.host), settings.port, keepalive=30)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Events and detections that were not sent."""
+        return self._outbox.dropped
+
+    def publish(self, result: FrameResult) -> None:
+        """Queue what an inference found, and how many are seen if that has changed."""
+        line = self._lines.line(result)
+        counts = np.bincount(result.detections.class_id, minlength=len(self._labels)).tolist()
+        with self._changed:
+            if self._closing:
+                raise PublishError(f"{self.name} is closed")
+            known = self._cameras.setdefault(result.camera, [])
+            fresh = [self._labels[class_id] for class_id in np.flatnonzero(counts).tolist()]
+            fresh = [label for label in fresh if label not in known]
+            known += fresh
+            for class_id, label in enumerate(self._labels):
+                if label in known:
+                    self._tell(self._topic(result.camera, label), str(counts[class_id]).encode())
+            if fresh:
+                self._introduce()
+            if line and self._connected:
+                topic = f"{self._prefix}/{result.camera}/detections"
+                self._outbox.put_detections(Message(topic, line.rstrip(b"\n"), time.monotonic()))
+            elif line:
+                self._outbox.dropped += 1
+            self._changed.notify_all()
+
+    def publish_event(self, event: Event | Alert) -> None:
+        """Queue an event or alert, and the object's picture."""
+        topic = f"{self._prefix}/{'alerts' if isinstance(event, Alert) else 'events'}"
+        payload, now_s = event_to_json(event).encode(), time.monotonic()
+        with self._changed:
+            if self._closing:
+                raise PublishError(f"{self.name} is closed")
+            self._outbox.put_event(Message(topic, payload, now_s))
+            if isinstance(event, Event) and event.snapshot is not None:
+                picture = f"{self._topic(event.object.camera, event.object.label)}/snapshot"
+                self._outbox.put_state(Message(picture, event.snapshot, now_s, retain=True))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Send what waits, for a second at most, say that we are offline, and disconnect."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            self._closing_at_s = time.monotonic()
+            self._changed.notify_all()
+        self._thread.join(CLOSE_S + 0.5)
+        with self._changed:
+            left, connected = self._outbox.dropped + len(self._outbox), self._connected
+        if connected:
+            gone = self._client.publish(f"{self._prefix}/available", b"offline", 1, retain=True)
+            gone.wait_for_publish(0.5)
+        self._client.disconnect()
+        stopper = threading.Thread(target=self._client.loop_stop, daemon=True)  # it may be waiting for an answer
+        stopper.start()
+        stopper.join(0.5)
+        if left:
+            logger.warning("%s: %d messages were not sent in all", self.name, left)
+
+    # The client, on its thread.
+
+    def _make_client(self) -> paho.Client:
+        settings = self._settings
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self._node)
+        client.suppress_exceptions = True
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.reconnect_delay_set(*RECONNECT_S)
+        client.max_inflight_messages_set(WINDOW)
+        client.will_set(f"{self._prefix}/available", b"offline", 1, retain=True)
+        if settings.user is not None:
+            client.username_pw_set(settings.user, settings.password)
+        if settings.tls or settings.tls_ca_certs or settings.tls_client_cert:
+            try:
+                client.tls_set(settings.tls_ca_certs, settings.tls_client_cert, settings.tls_client_key)
+            except (OSError, ValueError) as error:
+                raise PublishError(f"{self.name}: no certificate or key: {error}; check mqtt.tls_...") from error
+            client.tls_insecure_set(settings.tls_insecure)
+        client.on_connect = self._on_connect
+        # It is called while the error is handled, which it does not pass on.
+        client.on_connect_fail = lambda client, userdata: self._lose(f"it cannot be reached: {sys.exc_info()[1]}")
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
+
+    def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if reason.is_failure:
+            self._lose(f"it refuses us: {reason}")
+            return
+        client.subscribe([(f"{self._prefix}/+/detect/set", 1), (f"{self._settings.home_assistant.prefix}/status", 1)])
+        with self._changed:
+            self._connected, self._failing = True, False
+            self._tell_anew(f"{self._prefix}/available", b"online")
+            self._introduce()
+            for topic, payload in self._told.items():  # it may have forgotten
+                self._outbox.put_state(Message(topic, payload, time.monotonic(), retain=True))
+            self._stats_s = 0.0
+            self._changed.notify_all()
+        logger.info("%s: connected", self.name)
+
+    def _on_disconnect(
+        self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
+    ) -> None:
+        with self._changed:
+            self._connected = False
+            self._outbox.drop_detections()
+            if self._settings.qos == 0:  # what was on its way is lost, and is never confirmed
+                self._confirmed = self._given
+        if not self._closing:
+            self._lose(str(reason))
+
+    def _lose(self, why: str) -> None:
+        if not self._failing:
+            logger.warning("%s: %s; trying again until it answers", self.name, why)
+        self._failing = True
+
+    def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
+        with self._changed:
+            self._confirmed += 1
+            self._changed.notify_all()
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        if message.topic == f"{self._settings.home_assistant.prefix}/status":
+            if message.payload == b"online":
+                with self._changed:
+                    self._introduce()
+                    self._changed.notify_all()
+            return
+        camera = message.topic.removeprefix(f"{self._prefix}/").removesuffix("/detect/set")
+        if message.payload not in (ON, OFF):
+            logger.warning("%s: %s: %r is neither ON nor OFF", self.name, message.topic, bytes(message.payload[:20]))
+            return
+        try:
+            self._set_detecting(camera, message.payload == ON)
+        except KeyError:
+            logger.warning("%s: %s: there is no camera %r", self.name, message.topic, camera)
+            return
+        with self._changed:
+            self._tick_s = 0.0  # so that the state is told at once
+            self._changed.notify_all()
+
+    # What waits; with the lock held.
+
+    def _topic(self, camera: str, label: str) -> str:
+        return f"{self._prefix}/{camera}/{slug(label)}"
+
+    def _tell(self, topic: str, payload: bytes) -> None:
+        if self._told.get(topic) != payload:
+            self._tell_anew(topic, payload)
+
+    def _tell_anew(self, topic: str, payload: bytes) -> None:
+        self._told[topic] = payload
+        self._outbox.put_state(Message(topic, payload, time.monotonic(), retain=True))
+
+    def _introduce(self) -> None:
+        """Tell Home Assistant what there is, or that there is nothing any more."""
+        asked = self._settings.home_assistant
+        wanted = discovery(self._prefix, self._node, self._cameras, qos=self._settings.qos) if asked.enabled else None
+        payload = b"" if wanted is None else compact(wanted).encode()
+        self._tell_anew(f"{asked.prefix}/device/{self._node}/config", payload)
+
+    # Sending, on its thread.
+
+    def _run(self) -> None:
+        while True:
+            self._tick()
+            with self._changed:
+                self._changed.wait_for(lambda: self._can_send() or self._is_over() or not self._tick_s, TICK_S)
+                message = self._outbox.take(time.monotonic()) if self._can_send() else None
+                if self._is_over():
+                    return
+            if message is not None:
+                self._send(message)
+
+    def _can_send(self) -> bool:
+        return self._connected and self._given - self._confirmed < WINDOW and len(self._outbox) > 0
+
+    def _is_over(self) -> bool:
+        if not self._closing:
+            return False
+        sent = self._given == self._confirmed and len(self._outbox) == 0
+        return sent or not self._connected or time.monotonic() - self._closing_at_s > CLOSE_S
+
+    def _send(self, message: Message) -> None:
+        payload = message.payload if isinstance(message.payload, bytes) else encode_jpeg(message.payload)
+        qos = self._settings.qos
+        with self._changed:
+            self._given += 1
+        sent = self._client.publish(message.topic, payload, qos, message.retain)
+        # With qos 1 and 2 the client keeps it until the broker has confirmed it, also over an outage.
+        if qos == 0 and sent.rc != paho.MQTT_ERR_SUCCESS:
+            with self._changed:
+                self._given -= 1
+                self._outbox.put_back(message)
+
+    def _tick(self) -> None:
+        """Once a second, tell what changes without results: paused cameras, silent ones, the service itself."""
+        now_s = time.monotonic()
+        if now_s - self._tick_s < TICK_S:
+            return
+        self._tick_s = now_s
+        status = self._status()
+        with self._changed:
+            for name, camera in status.cameras.items():
+                self._tell(f"{self._prefix}/{name}/detect/state", ON if camera.detecting else OFF)
+                if not camera.detecting or camera.silent_s is None or camera.silent_s > SILENT_S:
+                    for label in self._cameras.get(name, ()):
+                        self._tell(self._topic(name, label), b"0")
+            if self._connected and now_s - self._stats_s >= self._settings.stats_interval:
+                self._stats_s = now_s
+                self._tell_anew(f"{self._prefix}/stats", json.dumps(status.to_json()).encode())
+            dropped = self._outbox.dropped
+        if dropped > self._reported and now_s - self._reported_s >= REPORT_PERIOD_S and self._connected:
+            logger.warning("%s: %d messages were not sent so far", self.name, dropped)
+            self._reported, self._reported_s = dropped, now_s

@@ -1,0 +1,87 @@
+"""Settings of where results are sent to over the network; words and meanings of `mqtt` are Frigate's."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from edge_detector.object_config import Count, Part, Positive
+
+
+def _with_secrets(text: str) -> str:
+    """Return `text` with `{EDGE_DETECTOR_NAME}` replaced by that environment variable."""
+
+    def value_of(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"the environment has no {match[1]}; set it, for example in EnvironmentFile= of systemd")
+        return os.environ[match[1]]
+
+    return re.sub(r"\{(EDGE_DETECTOR_[A-Z0-9_]+)\}", value_of, text)
+
+
+def _check_topic(text: str) -> str:
+    if not re.fullmatch(r"[^+#/\0]+(/[^+#/\0]+)*", text) or text.startswith("$"):
+        raise ValueError("give a topic such as edge_detector or home/edge_detector, without +, # and a / at its ends")
+    return text
+
+
+Secret = Annotated[str, AfterValidator(_with_secrets)]
+Topic = Annotated[str, AfterValidator(_check_topic)]
+
+
+class HomeAssistantConfig(Part):
+    """Whether Home Assistant is told by MQTT of all there is; `prefix` is its own discovery prefix."""
+
+    enabled: bool = True
+    prefix: Topic = "homeassistant"
+
+
+class MqttConfig(Part):
+    """An MQTT broker that results and events are sent to, and that detection is switched by.
+
+    Attributes:
+        host: of the broker; null: no MQTT.
+        port: of the broker.
+        user: null where the broker asks for none; and
+        password: likewise.
+        topic_prefix: of all topics.
+        client_id: must be of this device alone; null: edge_detector and the name of the host.
+        qos: 0, 1 or 2.
+        tls: encrypted, as also with one of the keys below; the broker's certificate is checked.
+        tls_ca_certs: file of the authorities that the broker's certificate is checked against; null: the system's.
+        tls_client_cert: file of our certificate, and
+        tls_client_key: of its key.
+        tls_insecure: a certificate of another name than `host` will do.
+        stats_interval: seconds from one message about the service itself to the next.
+        queue_max: so many events wait while the broker is away; then the oldest go,
+        queue_max_age_s: and those that are older.
+        home_assistant: see there.
+    """
+
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    user: Secret | None = None
+    password: Secret | None = None
+    topic_prefix: Topic = "edge_detector"
+    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    qos: Literal[0, 1, 2] = 1
+    tls: bool = False
+    tls_ca_certs: str | None = None
+    tls_client_cert: str | None = None
+    tls_client_key: str | None = None
+    tls_insecure: bool = False
+    stats_interval: Positive = 60.0
+    queue_max: Count = 1000
+    queue_max_age_s: Positive = 3600.0
+    home_assistant: HomeAssistantConfig = HomeAssistantConfig()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> MqttConfig:
+        if self.password is not None and self.user is None:
+            raise ValueError("password needs a user")
+        if (self.tls_client_key is None) != (self.tls_client_cert is None):
+            raise ValueError("tls_client_cert and tls_client_key belong together: give both")
+        return self
