@@ -14,6 +14,7 @@ from edge_detector.config_checks import together_errors
 from edge_detector.errors import ConfigError
 from edge_detector.frame import parse_size
 from edge_detector.object_config import (
+    Count,
     EventsConfig,
     LineConfig,
     MotionConfig,
@@ -21,6 +22,7 @@ from edge_detector.object_config import (
     ObjectsConfig,
     OverlayConfig,
     Part,
+    Positive,
     RegionsConfig,
     RuleConfig,
     TrackingConfig,
@@ -134,9 +136,15 @@ _BLOCKS = tuple(key for key, field in FeedConfig.model_fields.items() if field.i
 
 
 class OutputConfig(Part):
-    """Files that results are written to, beside the web page; of several cameras, "{camera}" stands for the name."""
+    """Files that results are written to, beside the web page; of several cameras, "{camera}" stands for the name.
+
+    JSONL files, that of events too, are moved to FILE.1, FILE.2 and so on, `jsonl_keep` of them, before they grow
+    beyond `jsonl_max_mb`.
+    """
 
     jsonl: str | None = None
+    jsonl_max_mb: Positive = 100.0
+    jsonl_keep: Count = 5
     video: str | None = None
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event, ObjectState
+from edge_detector.publishers.append_file import AppendFile
 from edge_detector.publishers.event_worker import PartlyWritten, QueuedEvents
 from edge_detector.publishers.schema import event_to_json
 
@@ -20,36 +19,37 @@ TAIL_BYTES = 8 * 1024 * 1024  # of a file that is gone on with, in which objects
 
 
 def open_event_lines(
-    path: str | Path, *, lossless: bool = False, stop: threading.Event | None = None
+    path: str | Path,
+    *,
+    max_mb: float = math.inf,
+    keep: int = 1,
+    lossless: bool = False,
+    stop: threading.Event | None = None,
 ) -> QueuedEvents[EventLines]:
-    """Return a publisher that appends one line per event to the file `path`; `lossless` and `stop` as there.
+    """Return a publisher that appends one line per event to the file `path`; see `AppendFile` and `QueuedEvents`.
 
     Objects that the file leaves without an end, after a kill or a power cut, get one now.
 
     Raises:
         PublishError: the file cannot be written.
     """
-    publisher = QueuedEvents(EventLines(path), lossless=lossless, stop=stop)
+    publisher = QueuedEvents(EventLines(path, max_mb, keep), lossless=lossless, stop=stop)
     for state in _left_open(Path(path)):
         publisher.publish_event(Event("end", replace(state, end_ts=state.seen_ts, end_reason="interrupted")))
     return publisher
 
 
 class EventLines:
-    """An `EventSink` that appends a line per event to the file `path`, each in one write without a buffer.
-
-    So a kill leaves only complete lines, and of a disk that is full the half line is taken away again.
+    """An `EventSink` that appends a line per event to the file `path`, see `AppendFile`; `max_mb` in 10^6 bytes.
 
     Raises:
         PublishError: the file cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, max_mb: float = math.inf, keep: int = 1) -> None:
         self.name = str(path)
         try:
-            self._file = FileIO(self.name, "a")
-            if _ends_within_a_line(Path(path)):  # after a power cut
-                self._file.write(b"\n")
+            self._file = AppendFile(path, 1e6 * max_mb, keep)
         except OSError as error:
             raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
 
@@ -57,7 +57,7 @@ class EventLines:
         """Append the events; see `EventSink`."""
         for written, event in enumerate(events):
             try:
-                self._append(event_to_json(event).encode() + b"\n")
+                self._file.append(event_to_json(event).encode() + b"\n")
             except OSError as error:
                 raise PartlyWritten(f"cannot write {self.name}: {error.strerror}", written) from error
 
@@ -65,36 +65,26 @@ class EventLines:
         """Close the file."""
         self._file.close()
 
-    def _append(self, line: bytes) -> None:
-        written = self._file.write(line)
-        if written != len(line):
-            self._file.truncate(self._file.tell() - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
 
 def _left_open(path: Path) -> list[ObjectState]:
-    """Return the objects that the end of a file tells of, and not that they have ended."""
-    if not path.is_file():
-        return []
+    """Return the objects that the end of a file tells of, and the one before it, and not that they have ended."""
     left: dict[str, ObjectState] = {}
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        for line in file:
-            try:
-                document = json.loads(line)
-                kind, state = document["type"], ObjectState.from_json(document["object"])
-            except (ValueError, KeyError, TypeError):  # half a line, or another program's
-                continue
-            if kind == "end":
-                left.pop(state.id, None)
-            elif kind != "alert":
-                left[state.id] = state
+    for part in (path.with_name(f"{path.name}.1"), path):
+        if part.is_file():
+            with part.open("rb") as file:
+                file.seek(max(0, part.stat().st_size - TAIL_BYTES))
+                _read(file, left)
     return list(left.values())
 
 
-def _ends_within_a_line(path: Path) -> bool:
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
+def _read(lines: Iterable[bytes], left: dict[str, ObjectState]) -> None:
+    for line in lines:
+        try:
+            document = json.loads(line)
+            kind, state = document["type"], ObjectState.from_json(document["object"])
+        except (ValueError, KeyError, TypeError):  # half a line, or another program's
+            continue
+        if kind == "end":
+            left.pop(state.id, None)
+        elif kind != "alert":
+            left[state.id] = state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
+from edge_detector.publishers.append_file import AppendFile
 from edge_detector.publishers.schema import to_json
 from edge_detector.publishers.worker import QueuedPublisher
 
@@ -20,19 +22,22 @@ def open_jsonl(
     model_name: str,
     *,
     append: bool = False,
+    max_mb: float = math.inf,
+    keep: int = 1,
     lossless: bool = False,
     stop: threading.Event | None = None,
 ) -> QueuedPublisher:
     """Return a publisher that writes one line per result to the file `target`, or to standard output for "-".
 
-    Of a camera every inference is one line, however many pictures show it. Every line goes out at once, whole: a file
-    gets it in one write without a buffer in this process, so that a kill leaves only complete lines. It is not synced
-    to the medium per line, which would wear an SD card. What was in the file is kept until the first line.
+    Of a camera every inference is one line, however many pictures show it. Every line goes out at once, whole, see
+    `AppendFile`, which also says what `max_mb` (10^6 bytes) and `keep` do. What was in the file is kept until the first
+    line.
 
     Raises:
         PublishError: the file cannot be written.
     """
-    sink = _StdoutSink(labels, model_name) if str(target) == "-" else _FileSink(target, labels, model_name, append)
+    lines = Lines(labels, model_name)
+    sink = _StdoutSink(lines) if str(target) == "-" else _FileSink(target, lines, append, max_mb, keep)
     return QueuedPublisher(sink, lossless=lossless, stop=stop)
 
 
@@ -56,11 +61,11 @@ class Lines:
 class _FileSink:
     uses_image = False
 
-    def __init__(self, path: str | Path, labels: Sequence[str], model_name: str, append: bool) -> None:
+    def __init__(self, path: str | Path, lines: Lines, append: bool, max_mb: float, keep: int) -> None:
         self.name = str(path)
-        self._lines = Lines(labels, model_name)
+        self._lines = lines
         try:
-            self._file = FileIO(self.name, "a")
+            self._file = AppendFile(path, 1e6 * max_mb, keep)
         except OSError as error:
             raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
         self._replaces = not append and Path(path).is_file()  # with the first line: until then a run can still fail
@@ -71,14 +76,11 @@ class _FileSink:
             return
         try:
             if self._replaces:
-                self._file.truncate(0)
+                self._file.clear()
                 self._replaces = False
-            written = self._file.write(line)
+            self._file.append(line)
         except OSError as error:
-            raise PublishError(f"cannot write {self.name}: {error.strerror}") from error
-        if written != len(line):
-            self._file.truncate(self._file.tell() - written)
-            raise PublishError(f"cannot write {self.name}: the disk is full; free some space")
+            raise PublishError(f"cannot write {self.name}: {error.strerror}; free some space") from error
 
     def finish(self, complete: bool) -> None:
         self._file.close()
@@ -88,8 +90,8 @@ class _StdoutSink:
     name = "standard output"
     uses_image = False
 
-    def __init__(self, labels: Sequence[str], model_name: str) -> None:
-        self._lines = Lines(labels, model_name)
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
         # Without Python's buffer: a write that hangs would hold its lock, and with it the end of the program.
         self._file = FileIO(sys.stdout.fileno(), "w", closefd=False)
 

@@ -202,6 +202,9 @@ class _Outputs:
         self._model = {"labels": detector.manifest.labels, "model_name": detector.manifest.name}
         self._live = isinstance(pipeline, LivePipeline)
         self._waiting: dict[str, Any] = {"lossless": not self._live, "stop": stop}
+        output = config.output
+        # What a file gives is one piece, however large.
+        self._growth = {"max_mb": output.jsonl_max_mb, "keep": output.jsonl_keep} if self._live else {}
         self._stack = ExitStack()
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
 
@@ -218,8 +221,8 @@ class _Outputs:
         if self._config.mqtt.host is not None:
             self._open_mqtt(feeds)
         if output.jsonl is not None:
-            lines = open_publisher("jsonl", target=output.jsonl, append=True, **self._model, **self._waiting)
-            self._add(lines, feeds)
+            lines = {"target": output.jsonl, "append": True, **self._growth}
+            self._add(open_publisher("jsonl", **lines, **self._model, **self._waiting), feeds)
         if output.video is not None:
             for feed in feeds:
                 path, fps = output.video.replace("{camera}", feed.name), feed.source.fps or USUAL_FPS
@@ -284,7 +287,7 @@ class _Outputs:
         self._stack.enter_context(closing(store))
         publishers: list[EventPublisher] = [store]
         if events.jsonl is not None:
-            publishers.append(open_event_publisher("lines", path=events.jsonl, **self._waiting))
+            publishers.append(open_event_publisher("lines", path=events.jsonl, **self._growth, **self._waiting))
             self.names.append(publishers[-1].name)
             self._stack.enter_context(closing(publishers[-1]))
         for feed in feeds:
