@@ -28,7 +28,7 @@ from edge_detector.object_config import (
     TrackingConfig,
     ZoneConfig,
 )
-from edge_detector.sink_config import MqttConfig, Secret
+from edge_detector.sink_config import MqttConfig, Secret, WebhookConfig
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -166,6 +166,7 @@ class Config(Part):
     events: EventsConfig = EventsConfig()
     overlay: OverlayConfig = OverlayConfig()
     mqtt: MqttConfig = MqttConfig()
+    webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
@@ -225,8 +226,9 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    if key.endswith(("source", "password", "mqtt")) or not isinstance(item["input"], bool | int | float | str | None):
-        return f"{key}: {message}"  # may hold a password
+    may_be_secret = key.endswith(("source", "password", "secret", "url"))
+    if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
+        return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"
 
 

@@ -57,6 +57,14 @@ def together_errors(config: Config) -> Iterator[str]:
     for (key, path), (other, other_path) in combinations(files, 2):
         if path is not None and path != "-" and other_path is not None and Path(path) == Path(other_path):
             yield f"{key} and {other}: must be two files, both are {path}"
+    zones = {zone for feed in feeds.values() for zone in feed.zones}
+    for name, hook in config.webhooks.items():
+        for camera in hook.cameras:
+            if camera not in feeds:
+                yield f"webhooks.{name}.cameras: {_unknown('camera', camera, feeds)}"
+        for zone in hook.zones:
+            if zone not in zones:
+                yield f"webhooks.{name}.zones: {_unknown('zone', zone, zones)}"
     for name, rule in config.rules.items():
         if rule.camera is not None and rule.camera not in feeds:
             yield f"rules.{name}.camera: {_unknown('camera', rule.camera, feeds)}"
@@ -115,6 +123,8 @@ def _labels(config: Config) -> Iterator[tuple[str, str]]:
             yield from ((f"{prefix}zones.{name}.objects", label) for label in zone.objects)
         for name, line in (part.lines or {}).items():
             yield from ((f"{prefix}lines.{name}.objects", label) for label in line.objects)
+    for name, hook in config.webhooks.items():
+        yield from ((f"webhooks.{name}.labels", label) for label in hook.labels)
     for name, rule in config.rules.items():
         if rule.label is not None:
             yield f"rules.{name}.label", rule.label

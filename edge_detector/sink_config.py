@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from edge_detector.object_config import Count, Part, Positive
+from edge_detector.object_config import Count, Fraction, Labels, Part, Positive
 
 
 def _with_secrets(text: str) -> str:
@@ -28,8 +30,35 @@ def _check_topic(text: str) -> str:
     return text
 
 
+def _check_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", text):
+        raise ValueError("give an address such as https://example.org/hook")
+    if parts.username is not None:
+        raise ValueError("user and password in the address are not sent; use a secret, or a token in the path")
+    return text
+
+
+def _check_secret(text: str) -> str:
+    if text.startswith("whsec_"):
+        try:
+            base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except ValueError as error:
+            raise ValueError("what follows whsec_ must be base64") from error
+    return text
+
+
+Kind = Literal["new", "update", "end", "alert"]
 Secret = Annotated[str, AfterValidator(_with_secrets)]
 Topic = Annotated[str, AfterValidator(_check_topic)]
+
+
+def _usual_kinds() -> list[Kind]:
+    return ["new", "end", "alert"]
 
 
 class HomeAssistantConfig(Part):
@@ -85,3 +114,29 @@ class MqttConfig(Part):
         if (self.tls_client_key is None) != (self.tls_client_cert is None):
             raise ValueError("tls_client_cert and tls_client_key belong together: give both")
         return self
+
+
+class WebhookConfig(Part):
+    """An HTTP server that events and alerts are posted to.
+
+    Attributes:
+        url: its address; may hold `{EDGE_DETECTOR_...}`, as may
+        secret: what messages are signed with, as standardwebhooks.com says; null: they are not.
+        kinds: of events, and alerts.
+        labels: of objects; empty: all.
+        cameras: likewise.
+        zones: one of which an object must have been in; empty: anywhere.
+        min_score: that an object must have reached.
+        snapshot: with the object's picture, JPEG in base64.
+        timeout_s: for an answer.
+    """
+
+    url: Annotated[Secret, AfterValidator(_check_url)]
+    secret: Annotated[Secret, AfterValidator(_check_secret)] | None = None
+    kinds: Annotated[list[Kind], Field(min_length=1)] = Field(default_factory=_usual_kinds)
+    labels: Labels = Field(default_factory=list)
+    cameras: Labels = Field(default_factory=list)
+    zones: Labels = Field(default_factory=list)
+    min_score: Fraction = 0.0
+    snapshot: bool = False
+    timeout_s: Positive = 5.0

@@ -21,6 +21,7 @@ PUBLISHERS = {
 EVENT_PUBLISHERS = {
     "lines": "edge_detector.publishers.event_lines:open_event_lines",
     "store": "edge_detector.publishers.event_store:open_event_store",
+    "webhook": "edge_detector.publishers.webhook:open_webhook",
 }
 
 

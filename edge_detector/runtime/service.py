@@ -14,7 +14,7 @@ from edge_detector.backends import DeviceOptions
 from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig, parse_address
 from edge_detector.config_checks import check_coordinates, check_labels
 from edge_detector.detector import Detector
-from edge_detector.errors import ConfigError, DelegateError
+from edge_detector.errors import ConfigError, DelegateError, PublishError
 from edge_detector.frame import parse_size
 from edge_detector.object_config import RuleConfig
 from edge_detector.overlay import OverlayRenderer
@@ -218,8 +218,11 @@ class _Outputs:
         output = self._config.output
         if self._config.http is not None:
             self._add(self._open_web(history), feeds)
-        if self._config.mqtt.host is not None:
-            self._open_mqtt(feeds)
+        if isinstance(self._pipeline, LivePipeline):
+            self._open_mqtt(feeds, self._pipeline)
+            self._open_webhooks(feeds)
+        elif self._config.mqtt.host is not None or self._config.webhooks:
+            logger.warning("mqtt and webhooks: what is found in a file does not go there")
         if output.jsonl is not None:
             lines = {"target": output.jsonl, "append": True, **self._growth}
             self._add(open_publisher("jsonl", **lines, **self._model, **self._waiting), feeds)
@@ -256,9 +259,8 @@ class _Outputs:
             **control,
         )
 
-    def _open_mqtt(self, feeds: Sequence[Feed]) -> None:
-        if not isinstance(self._pipeline, LivePipeline):
-            logger.warning("mqtt: what is found in a file does not go to the broker")
+    def _open_mqtt(self, feeds: Sequence[Feed], pipeline: LivePipeline) -> None:
+        if self._config.mqtt.host is None:
             return
         labels: Sequence[str] = self._model["labels"]
         few = labels if len(labels) <= FEW_LABELS else ()
@@ -266,13 +268,21 @@ class _Outputs:
             "mqtt",
             settings=self._config.mqtt,
             cameras={name: camera.objects.track or few for name, camera in self._config.feeds.items()},
-            status=self._pipeline.status,
-            set_detecting=self._pipeline.set_detecting,
+            status=pipeline.status,
+            set_detecting=pipeline.set_detecting,
             **self._model,
         )
         self._add(broker, feeds)
         for feed in feeds:
             feed.add_events(cast(EventPublisher, broker))
+
+    def _open_webhooks(self, feeds: Sequence[Feed]) -> None:
+        for hook in self._config.webhooks.values():
+            publisher = open_event_publisher("webhook", settings=hook)
+            self._stack.callback(_close_or_warn, publisher)
+            self.names.append(publisher.name)
+            for feed in feeds:
+                feed.add_events(publisher)
 
     def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
         """Open what keeps events, and return the history; what happens in a file is kept in memory only."""
@@ -294,3 +304,11 @@ class _Outputs:
             for publisher in publishers:
                 feed.add_events(publisher)
         return store.sink
+
+
+def _close_or_warn(publisher: EventPublisher) -> None:
+    """Close what is elsewhere: that it is away is no failure of the service."""
+    try:
+        publisher.close()
+    except PublishError as error:
+        logger.warning("%s", error)

@@ -165,6 +165,15 @@ def test_ends_while_the_mqtt_broker_never_answers(start: Start, silent_port: int
     assert "secret" not in "".join(service.lines)
 
 
+def test_webhooks_are_named_and_ends_while_they_are_away(start: Start, silent_port: int) -> None:
+    hooks = {"away": {"url": "http://127.0.0.1:9/"}, "silent": {"url": f"http://127.0.0.1:{silent_port}/?token=secret"}}
+    service = start(synthetic() | {"webhooks": hooks})
+    service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
+    assert f"webhook http://127.0.0.1:9, webhook http://127.0.0.1:{silent_port}" in service.wait_for_line(" -> ")
+    assert service.end() == 0
+    assert not [line for line in service.lines if "in a file" in line or "secret" in line]
+
+
 def test_runs_and_ends_while_the_mqtt_broker_is_away(start: Start) -> None:
     service = start(synthetic() | {"mqtt": {"host": "127.0.0.1", "port": 9}})
     service.wait_for_line("mqtt://127.0.0.1:9: it cannot be reached: [Errno 111] Connection refused; trying again")

@@ -29,8 +29,9 @@ def test_shipped_sample_states_every_key_with_its_default(repository: Path) -> N
 
 
 @pytest.fixture
-def examples(repository: Path, tmp_path: Path) -> Config:
+def examples(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """All examples that the sample holds as comments."""
+    monkeypatch.setenv("EDGE_DETECTOR_HOOK_SECRET", "a secret")
     text = (repository / "systemd" / "edge-detector.yaml").read_text(encoding="utf-8")
     return load(tmp_path, "\n".join(line[1:] for line in text.splitlines() if re.match(r"#\w+:$|#  ", line)))
 

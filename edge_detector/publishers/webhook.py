@@ -1,0 +1,117 @@
+"""Events and alerts to an HTTP server, each in a POST of its own, signed as https://www.standardwebhooks.com says."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from edge_detector import __version__
+from edge_detector.errors import PublishError
+from edge_detector.events import Alert, Event
+from edge_detector.jpeg import encode_jpeg
+from edge_detector.publishers.event_worker import PartlyWritten, QueuedEvents
+from edge_detector.publishers.schema import compact, event_to_json
+from edge_detector.sink_config import WebhookConfig
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 0.5
+AGAIN = {408, 425, 429}  # of the codes below 500 those after which the same may be accepted later
+
+
+def open_webhook(settings: WebhookConfig) -> QueuedEvents[Webhook]:
+    """Return a publisher that posts events and alerts; it keeps what the server does not take yet, and tries again."""
+    return QueuedEvents(Webhook(settings), close_timeout_s=CLOSE_S)
+
+
+class Webhook:
+    """An `EventSink` that posts the JSON of schema 1; what is refused for good (3xx, 4xx) is dropped, and said."""
+
+    def __init__(self, settings: WebhookConfig) -> None:
+        parts = urlsplit(settings.url)
+        self.name = f"webhook {parts.scheme}://{parts.hostname}{'' if parts.port is None else f':{parts.port}'}"
+        self._settings = settings
+        self._key = _key(settings.secret)
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._refused = 0
+
+    def write(self, events: Sequence[Event | Alert]) -> None:
+        """Post the events that are wanted; see `EventSink`."""
+        for written, event in enumerate(events):
+            if self._is_wanted(event):
+                try:
+                    self._post(event)
+                except PublishError as error:
+                    raise PartlyWritten(str(error), written) from error
+
+    def finish(self) -> None:
+        """Say how many were refused."""
+        if self._refused:
+            logger.warning("%s: %d messages were refused in all", self.name, self._refused)
+
+    def _is_wanted(self, event: Event | Alert) -> bool:
+        settings, seen = self._settings, event.object
+        return (
+            ("alert" if isinstance(event, Alert) else event.kind) in settings.kinds
+            and (not settings.labels or seen.label in settings.labels)
+            and (not settings.cameras or seen.camera in settings.cameras)
+            and (not settings.zones or not set(settings.zones).isdisjoint(seen.entered_zones))
+            and seen.top_score >= settings.min_score
+        )
+
+    def _post(self, event: Event | Alert) -> None:
+        document = json.loads(event_to_json(event))
+        message_id = f"{event.object.id}:{document.get('rule', document['type'])}:{document['ts']}"
+        if self._settings.snapshot and isinstance(event, Event) and event.snapshot is not None:
+            document["snapshot"] = base64.b64encode(encode_jpeg(event.snapshot)).decode()
+        body, timestamp = compact(document).encode(), str(int(time.time()))
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"edge_detector/{__version__}",
+            "webhook-id": message_id,  # the same when it comes again
+            "webhook-timestamp": timestamp,
+        }
+        if self._key is not None:
+            signed = hmac.new(self._key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+            headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
+        request = urllib.request.Request(self._settings.url, body, headers)
+        try:
+            self._opener.open(request, timeout=self._settings.timeout_s).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code >= 500 or error.code in AGAIN:
+                raise PublishError(f"it answers {error.code} {error.reason}") from error
+            self._refuse(error)
+        except (OSError, http.client.HTTPException) as error:
+            raise PublishError(str(getattr(error, "reason", error))) from error
+
+    def _refuse(self, error: urllib.error.HTTPError) -> None:
+        self._refused += 1
+        if self._refused == 1:
+            logger.warning(
+                "%s refuses what we send: %d %s; check url and secret (further ones are only counted)",
+                *(self.name, error.code, error.reason),
+            )
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A POST that is sent elsewhere would become a GET without its message."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _key(secret: str | None) -> bytes | None:
+    """Return the key of a secret, which may be base64 behind "whsec_"."""
+    if secret is None or not secret.startswith("whsec_"):
+        return None if secret is None else secret.encode()
+    return base64.b64decode(secret.removeprefix("whsec_"))
