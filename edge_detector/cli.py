@@ -299,9 +299,16 @@ def _with_source(settings: Config, source: str) -> dict[str, Any]:
         picture = {"source", "size", "fps", "format", "rotation", "stream", "controls"}
         return {"cameras": {name: only.model_dump(exclude=picture) | {"source": source}}}
     rules = {name: rule for name, rule in settings.rules.items() if rule.camera not in settings.cameras}
-    if len(rules) < len(settings.rules):
-        logger.warning("rules %s: their cameras are not read now", ", ".join(settings.rules.keys() - rules.keys()))
-    return {"source": source, "cameras": {}, "rules": {name: rule.model_dump() for name, rule in rules.items()}}
+    hooks = {name: hook for name, hook in settings.webhooks.items() if not {*hook.cameras} & {*settings.cameras}}
+    gone = sorted({*settings.rules, *settings.webhooks} - {*rules, *hooks})
+    if gone:
+        logger.warning("%s: their cameras are not read now", ", ".join(gone))
+    return {
+        "source": source,
+        "cameras": {},
+        "rules": {name: rule.model_dump() for name, rule in rules.items()},
+        "webhooks": {name: hook.model_dump() for name, hook in hooks.items()},
+    }
 
 
 def _stop_on_signals() -> threading.Event:

@@ -200,6 +200,9 @@ def load_config(path: Path) -> Config:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a password
+        where = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{path}: not valid YAML{where}: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return parse_config({} if content is None else content, str(path))
@@ -222,11 +225,12 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
     if item["type"] in ("model_type", "model_attributes_type"):
-        return f"{key or '(top level)'}: must hold keys and values, got {item['input']!r}"
+        given = "a text" if isinstance(item["input"], str) else "a list or a value"  # which may be a secret
+        return f"{key or '(top level)'}: must hold keys and values, not {given}"
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    may_be_secret = key.endswith(("source", "password", "secret", "url"))
+    may_be_secret = key.endswith(("source", "password", "secret", "url")) or key.startswith(("webhooks", "mqtt.host"))
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"

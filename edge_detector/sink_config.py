@@ -36,10 +36,18 @@ def _check_url(text: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", text):
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"[^!-~]|\.\.", text):
         raise ValueError("give an address such as https://example.org/hook")
     if parts.username is not None:
         raise ValueError("user and password in the address are not sent; use a secret, or a token in the path")
+    return text
+
+
+def _check_host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f:.]+(%\w+)?", text):
+        raise ValueError(
+            "give a name or address alone, such as 192.168.1.5; port, user and password have their own keys"
+        )
     return text
 
 
@@ -90,7 +98,7 @@ class MqttConfig(Part):
         home_assistant: see there.
     """
 
-    host: str | None = None
+    host: Annotated[str, AfterValidator(_check_host)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
     user: Secret | None = None
     password: Secret | None = None
@@ -132,7 +140,7 @@ class WebhookConfig(Part):
     """
 
     url: Annotated[Secret, AfterValidator(_check_url)]
-    secret: Annotated[Secret, AfterValidator(_check_secret)] | None = None
+    secret: Annotated[Secret, Field(min_length=1), AfterValidator(_check_secret)] | None = None
     kinds: Annotated[list[Kind], Field(min_length=1)] = Field(default_factory=_usual_kinds)
     labels: Labels = Field(default_factory=list)
     cameras: Labels = Field(default_factory=list)

@@ -7,11 +7,14 @@ import logging
 import math
 import os
 import stat
+import time
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+RETRY_S = 60.0  # until a file that could not be renamed is tried again
 
 
 class AppendFile:
@@ -31,6 +34,7 @@ class AppendFile:
         self._path = Path(path)
         self._max_bytes = max_bytes
         self._keep = keep
+        self._tried_s = -math.inf  # when renaming failed last
         # A pipe is opened for writing alone, so that it is noticed when nobody reads any more.
         self._file = FileIO(str(path), "a+" if self._path.is_file() or not self._path.exists() else "a")
         self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
@@ -42,7 +46,7 @@ class AppendFile:
             size = os.fstat(self._file.fileno()).st_size
             if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
                 line = b"\n" + line
-            if size and size + len(line) > self._max_bytes:
+            if size and size + len(line) > self._max_bytes and time.monotonic() - self._tried_s > RETRY_S:
                 self._rotate()
                 line = line.lstrip(b"\n")
         written = self._file.write(line)
@@ -74,8 +78,9 @@ class AppendFile:
                 if newer.exists():
                     newer.replace(older)
         except OSError as error:
-            logger.warning("%s cannot be renamed and grows on: %s", self._path, error.strerror)
-            self._max_bytes = math.inf
+            if self._tried_s == -math.inf:
+                logger.warning("%s cannot be renamed and grows on: %s", self._path, error.strerror)
+            self._tried_s = time.monotonic()
             return
         self._reopen()
 

@@ -69,10 +69,13 @@ class EventLines:
 def _left_open(path: Path) -> list[ObjectState]:
     """Return the objects that the end of a file tells of, and the one before it, and not that they have ended."""
     left: dict[str, ObjectState] = {}
-    for part in (path.with_name(f"{path.name}.1"), path):
-        if part.is_file():
+    sizes = {part: part.stat().st_size for part in (path.with_name(f"{path.name}.1"), path) if part.is_file()}
+    for part, size in sizes.items():
+        # What is read must be in one piece: of the file before only what adjoins.
+        wanted = TAIL_BYTES - (0 if part == path else sizes.get(path, 0))
+        if wanted > 0:
             with part.open("rb") as file:
-                file.seek(max(0, part.stat().st_size - TAIL_BYTES))
+                file.seek(max(0, size - wanted))
                 _read(file, left)
     return list(left.values())
 

@@ -19,19 +19,29 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", text)
 
 
-def discovery(prefix: str, node: str, cameras: Mapping[str, Sequence[str]], *, qos: int = 1) -> dict[str, Any]:
+def slugs(labels: Sequence[str]) -> dict[str, str]:
+    """Return a slug for each label, no two alike."""
+    made: dict[str, str] = {}
+    for number, label in enumerate(labels):
+        short = slug(label)
+        if label not in made:
+            made[label] = f"{short}_{number}" if short in made.values() or not short.strip("_") else short
+    return made
+
+
+def discovery(prefix: str, node: str, cameras: Mapping[str, Mapping[str, str]], *, qos: int = 1) -> dict[str, Any]:
     """Return the payload that describes the device `node` with its cameras.
 
     Args:
         prefix: of our topics.
         node: id of the device, unique in the house.
-        cameras: labels that are counted, by camera.
+        cameras: by name the labels that are counted, with their slugs.
         qos: with which Home Assistant shall subscribe.
     """
     entities: dict[str, dict[str, Any]] = {}
     for camera, labels in cameras.items():
-        for label in labels:
-            entities |= _of_label(prefix, camera, label)
+        for label, short in labels.items():
+            entities |= _of_label(prefix, camera, label, short)
         entities |= _of_camera(prefix, camera)
     entities["temperature"] = {
         **_diagnostic("Temperature", prefix, "value_json.process.temperature_c", "°C"),
@@ -46,8 +56,8 @@ def discovery(prefix: str, node: str, cameras: Mapping[str, Sequence[str]], *, q
     }
 
 
-def _of_label(prefix: str, camera: str, label: str) -> dict[str, dict[str, Any]]:
-    key, topic = f"{slug(camera)}_{slug(label)}", f"{prefix}/{camera}/{slug(label)}"
+def _of_label(prefix: str, camera: str, label: str, short: str) -> dict[str, dict[str, Any]]:
+    key, topic = f"{slug(camera)}_{short}", f"{prefix}/{camera}/{short}"
     name = f"{camera} {label}"
     return {
         f"{key}_occupancy": {

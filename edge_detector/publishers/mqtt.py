@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import socket
 import sys
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
@@ -20,7 +23,7 @@ from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
-from edge_detector.publishers.home_assistant import discovery, slug
+from edge_detector.publishers.home_assistant import discovery, slug, slugs
 from edge_detector.publishers.jsonl import Lines
 from edge_detector.publishers.mqtt_outbox import Message, Outbox
 from edge_detector.publishers.schema import compact, event_to_json
@@ -33,8 +36,10 @@ WINDOW = 50  # messages that the broker has not confirmed yet
 TICK_S = 1.0
 SILENT_S = 10.0  # of a camera without pictures for so long nobody is known to be there
 CONNECT_TIMEOUT_S = 5.0
-CLOSE_S = 1.0
-RECONNECT_S = (1, 60)  # pauses between tries, from and to
+CLOSE_S = 0.5
+RECONNECT_MAX_S = 60  # pause between tries
+SHORT_S = 30.0  # who is sent away sooner comes back later each time
+LEARN_S = 2.0  # after connecting, for what the broker still tells of an earlier run
 REPORT_PERIOD_S = 10.0
 ON, OFF = b"ON", b"OFF"
 
@@ -75,8 +80,9 @@ class MqttPublisher:
         self.name = f"mqtt://{settings.host}:{settings.port}"
         self._settings = settings
         self._prefix = settings.topic_prefix
-        self._node = slug(settings.client_id or f"edge_detector-{socket.gethostname()}")
+        self._node = slug(settings.client_id or f"edge_detector-{socket.gethostname()}{_hardware()}")
         self._labels = labels
+        self._slugs = slugs(labels)
         self._lines = Lines(labels, model_name)
         self._cameras = {camera: list(counted) for camera, counted in cameras.items()}
         self._status = status
@@ -84,20 +90,27 @@ class MqttPublisher:
         self._changed = threading.Condition()  # guards all that follows
         self._outbox = Outbox(settings.queue_max, settings.queue_max_age_s)
         self._told: dict[str, bytes] = {}  # states, by topic
-        self._given = self._confirmed = 0
+        self._given = self._confirmed = self._barrier = 0
         self._connected = self._closing = False
-        self._failing = False
         self._closing_at_s = 0.0
+        self._failing = False  # on the client's thread only, as the next three
+        self._short_stays = self._odd = 0
+        self._connected_s = 0.0
+        self._learning = False
         self._reported = 0
+        self._defect_s = -math.inf
         self._tick_s = self._stats_s = self._reported_s = time.monotonic()
         for camera, counted in self._cameras.items():
             for label in counted:
                 self._tell(self._topic(camera, label), b"0")
         self._client = self._make_client()
         self._client.connect_async(str(settings.host), settings.port, keepalive=30)
-        self._client.loop_start()
-        self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=work, name=f"{what} {self.name}", daemon=True)
+            for what, work in (("publish", self._run), ("client of", self._run_client))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def dropped(self) -> int:
@@ -107,17 +120,15 @@ class MqttPublisher:
     def publish(self, result: FrameResult) -> None:
         """Queue what an inference found, and how many are seen if that has changed."""
         line = self._lines.line(result)
-        counts = np.bincount(result.detections.class_id, minlength=len(self._labels)).tolist()
+        counts = Counter(self._labels[class_id] for class_id in result.detections.class_id.tolist())
         with self._changed:
             if self._closing:
                 raise PublishError(f"{self.name} is closed")
             known = self._cameras.setdefault(result.camera, [])
-            fresh = [self._labels[class_id] for class_id in np.flatnonzero(counts).tolist()]
-            fresh = [label for label in fresh if label not in known]
+            fresh = [label for label in counts if label not in known]
             known += fresh
-            for class_id, label in enumerate(self._labels):
-                if label in known:
-                    self._tell(self._topic(result.camera, label), str(counts[class_id]).encode())
+            for label in known:
+                self._tell(self._topic(result.camera, label), str(counts[label]).encode())
             if fresh:
                 self._introduce()
             if line and self._connected:
@@ -141,23 +152,23 @@ class MqttPublisher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Send what waits, for a second at most, say that we are offline, and disconnect."""
+        """Send what waits, for half a second at most, say that we are offline, and disconnect."""
         with self._changed:
             if self._closing:
                 return
             self._closing = True
             self._closing_at_s = time.monotonic()
             self._changed.notify_all()
-        self._thread.join(CLOSE_S + 0.5)
+        self._threads[0].join(CLOSE_S + 0.2)
         with self._changed:
-            left, connected = self._outbox.dropped + len(self._outbox), self._connected
+            left = self._outbox.dropped + len(self._outbox) + self._given - self._confirmed
+            connected = self._connected
         if connected:
             gone = self._client.publish(f"{self._prefix}/available", b"offline", 1, retain=True)
-            gone.wait_for_publish(0.5)
+            with contextlib.suppress(RuntimeError, ValueError):  # the connection has gone just now
+                gone.wait_for_publish(0.3)
         self._client.disconnect()
-        stopper = threading.Thread(target=self._client.loop_stop, daemon=True)  # it may be waiting for an answer
-        stopper.start()
-        stopper.join(0.5)
+        self._threads[1].join(1.1)  # it may be in a pause between tries, or waiting for an answer
         if left:
             logger.warning("%s: %d messages were not sent in all", self.name, left)
 
@@ -168,7 +179,7 @@ class MqttPublisher:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self._node)
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.reconnect_delay_set(*RECONNECT_S)
+        client.reconnect_delay_set(1, RECONNECT_MAX_S)
         client.max_inflight_messages_set(WINDOW)
         client.will_set(f"{self._prefix}/available", b"offline", 1, retain=True)
         if settings.user is not None:
@@ -187,20 +198,38 @@ class MqttPublisher:
         client.on_message = self._on_message
         return client
 
+    def _run_client(self) -> None:
+        while not self._closing:
+            try:
+                self._client.loop_forever(retry_first_connection=True)
+            except Exception as error:  # noqa: BLE001 - such as of a name that cannot be resolved
+                self._lose(str(error))
+                time.sleep(TICK_S)
+
     def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
             self._lose(f"it refuses us: {reason}")
             return
-        client.subscribe([(f"{self._prefix}/+/detect/set", 1), (f"{self._settings.home_assistant.prefix}/status", 1)])
+        topics = [
+            f"{self._prefix}/+/detect/set",
+            f"{self._settings.home_assistant.prefix}/status",
+            f"{self._prefix}/+/+",
+        ]
+        client.subscribe([(topic, 1) for topic in topics])
+        self._connected_s, self._learning = time.monotonic(), True
         with self._changed:
-            self._connected, self._failing = True, False
-            self._tell_anew(f"{self._prefix}/available", b"online")
+            self._connected = True
+            # What the client has on its way goes again first: older states must not come after newer ones.
+            self._barrier = self._given
+            self._told = {f"{self._prefix}/available": b"online", **self._told}
             self._introduce()
             for topic, payload in self._told.items():  # it may have forgotten
                 self._outbox.put_state(Message(topic, payload, time.monotonic(), retain=True))
             self._stats_s = 0.0
             self._changed.notify_all()
-        logger.info("%s: connected", self.name)
+        self._failing = False
+        if self._short_stays < 3:
+            logger.info("%s: connected", self.name)
 
     def _on_disconnect(
         self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
@@ -210,8 +239,15 @@ class MqttPublisher:
             self._outbox.drop_detections()
             if self._settings.qos == 0:  # what was on its way is lost, and is never confirmed
                 self._confirmed = self._given
-        if not self._closing:
+        if self._closing:
+            return
+        stayed_s = time.monotonic() - self._connected_s
+        self._short_stays = self._short_stays + 1 if stayed_s < SHORT_S else 0
+        self._client.reconnect_delay_set(min(RECONNECT_MAX_S, 2**self._short_stays), RECONNECT_MAX_S)
+        if self._short_stays < 3:
             self._lose(str(reason))
+        elif self._short_stays == 3:
+            logger.warning("%s sends us away again and again; is mqtt.client_id of this device alone?", self.name)
 
     def _lose(self, why: str) -> None:
         if not self._failing:
@@ -227,26 +263,49 @@ class MqttPublisher:
         if message.topic == f"{self._settings.home_assistant.prefix}/status":
             if message.payload == b"online":
                 with self._changed:
-                    self._introduce()
+                    self._tell_anew(self._config_topic, self._told[self._config_topic])
                     self._changed.notify_all()
             return
-        camera = message.topic.removeprefix(f"{self._prefix}/").removesuffix("/detect/set")
-        if message.payload not in (ON, OFF):
-            logger.warning("%s: %s: %r is neither ON nor OFF", self.name, message.topic, bytes(message.payload[:20]))
+        camera, _, rest = message.topic.removeprefix(f"{self._prefix}/").partition("/")
+        if rest != "detect/set":
+            self._learn(camera, rest, message)
             return
         try:
-            self._set_detecting(camera, message.payload == ON)
+            self._set_detecting(camera, {ON: True, OFF: False}[bytes(message.payload[:20])])
         except KeyError:
-            logger.warning("%s: %s: there is no camera %r", self.name, message.topic, camera)
+            self._odd += 1
+            if self._odd == 1:
+                told = message.topic[:100], bytes(message.payload[:20])
+                logger.warning(
+                    "%s: %r: no such camera, or %r is neither ON nor OFF; more are ignored", self.name, *told
+                )
             return
         with self._changed:
             self._tick_s = 0.0  # so that the state is told at once
             self._changed.notify_all()
 
+    def _learn(self, camera: str, topic: str, message: paho.MQTTMessage) -> None:
+        """Take back what an earlier run has told of labels that are known again only when they are seen."""
+        label = next((label for label, known in self._slugs.items() if known == topic), None)
+        with self._changed:
+            known_labels = self._cameras.get(camera)
+            if message.retain and label is not None and known_labels is not None and label not in known_labels:
+                known_labels.append(label)
+                self._tell_anew(self._topic(camera, label), b"0")
+                self._introduce()
+                self._changed.notify_all()
+        if self._learning and time.monotonic() - self._connected_s > LEARN_S:
+            self._learning = False
+            self._client.unsubscribe(f"{self._prefix}/+/+")
+
     # What waits; with the lock held.
 
     def _topic(self, camera: str, label: str) -> str:
-        return f"{self._prefix}/{camera}/{slug(label)}"
+        return f"{self._prefix}/{camera}/{self._slugs.get(label) or slug(label)}"
+
+    @property
+    def _config_topic(self) -> str:
+        return f"{self._settings.home_assistant.prefix}/device/{self._node}/config"
 
     def _tell(self, topic: str, payload: bytes) -> None:
         if self._told.get(topic) != payload:
@@ -258,26 +317,33 @@ class MqttPublisher:
 
     def _introduce(self) -> None:
         """Tell Home Assistant what there is, or that there is nothing any more."""
-        asked = self._settings.home_assistant
-        wanted = discovery(self._prefix, self._node, self._cameras, qos=self._settings.qos) if asked.enabled else None
-        payload = b"" if wanted is None else compact(wanted).encode()
-        self._tell_anew(f"{asked.prefix}/device/{self._node}/config", payload)
+        payload = b""
+        if self._settings.home_assistant.enabled:
+            cameras = {name: {label: self._slugs[label] for label in known} for name, known in self._cameras.items()}
+            payload = compact(discovery(self._prefix, self._node, cameras, qos=self._settings.qos)).encode()
+        self._tell(self._config_topic, payload)
 
     # Sending, on its thread.
 
     def _run(self) -> None:
         while True:
-            self._tick()
             with self._changed:
                 self._changed.wait_for(lambda: self._can_send() or self._is_over() or not self._tick_s, TICK_S)
                 message = self._outbox.take(time.monotonic()) if self._can_send() else None
                 if self._is_over():
                     return
-            if message is not None:
-                self._send(message)
+            try:
+                if message is not None:
+                    self._send(message)
+                self._tick()
+            except Exception as error:
+                if time.monotonic() - self._defect_s > REPORT_PERIOD_S:
+                    self._defect_s = time.monotonic()
+                    logger.exception("%s: %s", self.name, error)
 
     def _can_send(self) -> bool:
-        return self._connected and self._given - self._confirmed < WINDOW and len(self._outbox) > 0
+        ready = self._connected and self._confirmed >= self._barrier and self._given - self._confirmed < WINDOW
+        return ready and len(self._outbox) > 0
 
     def _is_over(self) -> bool:
         if not self._closing:
@@ -290,12 +356,21 @@ class MqttPublisher:
         qos = self._settings.qos
         with self._changed:
             self._given += 1
-        sent = self._client.publish(message.topic, payload, qos, message.retain)
+            if message.retain:
+                self._told[message.topic] = payload  # a picture is not known there yet
+        try:
+            lost = self._client.publish(message.topic, payload, qos, message.retain).rc != paho.MQTT_ERR_SUCCESS
+        except Exception:
+            self._take_back()
+            raise
         # With qos 1 and 2 the client keeps it until the broker has confirmed it, also over an outage.
-        if qos == 0 and sent.rc != paho.MQTT_ERR_SUCCESS:
-            with self._changed:
-                self._given -= 1
-                self._outbox.put_back(message)
+        if qos == 0 and lost:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        with self._changed:
+            self._given -= 1
+            self._outbox.dropped += 1
 
     def _tick(self) -> None:
         """Once a second, tell what changes without results: paused cameras, silent ones, the service itself."""
@@ -317,3 +392,10 @@ class MqttPublisher:
         if dropped > self._reported and now_s - self._reported_s >= REPORT_PERIOD_S and self._connected:
             logger.warning("%s: %d messages were not sent so far", self.name, dropped)
             self._reported, self._reported_s = dropped, now_s
+
+
+def _hardware() -> str:
+    """Return what tells apart devices of the same name: the end of a network card's address, where there is one."""
+    address = uuid.getnode()
+    made_up = address >> 40 & 1
+    return "" if made_up else f"-{address & 0xFFFFFF:06x}"

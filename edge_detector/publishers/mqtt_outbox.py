@@ -64,13 +64,6 @@ class Outbox:
         self.dropped += len(self._stream)
         self._stream.clear()
 
-    def put_back(self, message: Message) -> None:
-        """Let what was taken and could not go wait again, unless it is of the moment."""
-        if message.retain:
-            self._states.setdefault(message.topic, message)
-        else:
-            self._events.appendleft(message)
-
     def take(self, now_s: float) -> Message | None:
         """Remove and return what goes next, None if nothing waits: states, then events, then detections."""
         if self._states:

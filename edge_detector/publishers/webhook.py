@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
 import json
 import logging
+import socket
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from edge_detector import __version__
@@ -41,7 +42,6 @@ class Webhook:
         self.name = f"webhook {parts.scheme}://{parts.hostname}{'' if parts.port is None else f':{parts.port}'}"
         self._settings = settings
         self._key = _key(settings.secret)
-        self._opener = urllib.request.build_opener(_NoRedirects)
         self._refused = 0
 
     def write(self, events: Sequence[Event | Alert]) -> None:
@@ -83,31 +83,43 @@ class Webhook:
         if self._key is not None:
             signed = hmac.new(self._key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
             headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
-        request = urllib.request.Request(self._settings.url, body, headers)
         try:
-            self._opener.open(request, timeout=self._settings.timeout_s).close()
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code >= 500 or error.code in AGAIN:
-                raise PublishError(f"it answers {error.code} {error.reason}") from error
-            self._refuse(error)
+            code = self._answer(body, headers)
+        except ValueError as error:  # an address that the library does not take
+            self._refuse(str(type(error).__name__))
         except (OSError, http.client.HTTPException) as error:
-            raise PublishError(str(getattr(error, "reason", error))) from error
+            raise PublishError(str(error) or type(error).__name__) from error
+        else:
+            if code >= 500 or code in AGAIN:
+                raise PublishError(f"it answers {code}")
+            if code >= 300:
+                self._refuse(str(code))
 
-    def _refuse(self, error: urllib.error.HTTPError) -> None:
+    def _answer(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """Post; return the status. All of it, however slow the server sends, takes `timeout_s` at most."""
+        parts, timeout_s = urlsplit(self._settings.url), self._settings.timeout_s
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        deadline = threading.Timer(timeout_s, _cut, (connection,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            connection.request("POST", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}", body, headers)
+            return connection.getresponse().status
+        finally:
+            deadline.cancel()
+            connection.close()
+
+    def _refuse(self, why: str) -> None:
         self._refused += 1
         if self._refused == 1:
-            logger.warning(
-                "%s refuses what we send: %d %s; check url and secret (further ones are only counted)",
-                *(self.name, error.code, error.reason),
-            )
+            logger.warning("%s refuses what we send: %s; check url and secret (more go unsaid)", self.name, why)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A POST that is sent elsewhere would become a GET without its message."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
+def _cut(connection: http.client.HTTPConnection) -> None:
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _key(secret: str | None) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -31,6 +32,7 @@ from edge_detector.tracking.polygons import to_fractions
 
 logger = logging.getLogger(__name__)
 
+CLOSE_S = 1.0  # in which what is over the network must end
 FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 _HANGS_AFTER_S = 5.0  # beyond the time in which a camera itself notices that no picture comes
@@ -206,6 +208,8 @@ class _Outputs:
         # What a file gives is one piece, however large.
         self._growth = {"max_mb": output.jsonl_max_mb, "keep": output.jsonl_keep} if self._live else {}
         self._stack = ExitStack()
+        self._elsewhere: list[EventPublisher] = []  # what is over the network, closed all together
+        self._stack.callback(_close_together, self._elsewhere)
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
 
     def open(self, feeds: Sequence[Feed]) -> None:
@@ -272,14 +276,16 @@ class _Outputs:
             set_detecting=pipeline.set_detecting,
             **self._model,
         )
-        self._add(broker, feeds)
+        self._elsewhere.append(cast(EventPublisher, broker))
+        self.names.append(broker.name)
         for feed in feeds:
-            feed.add_events(cast(EventPublisher, broker))
+            feed.add(broker)
+            feed.add_events(self._elsewhere[-1])
 
     def _open_webhooks(self, feeds: Sequence[Feed]) -> None:
         for hook in self._config.webhooks.values():
             publisher = open_event_publisher("webhook", settings=hook)
-            self._stack.callback(_close_or_warn, publisher)
+            self._elsewhere.append(publisher)
             self.names.append(publisher.name)
             for feed in feeds:
                 feed.add_events(publisher)
@@ -304,6 +310,16 @@ class _Outputs:
             for publisher in publishers:
                 feed.add_events(publisher)
         return store.sink
+
+
+def _close_together(publishers: Sequence[EventPublisher]) -> None:
+    """Close all at the same time: one that hangs must not take the others' time, and is left behind in the end."""
+    closing_ = [threading.Thread(target=_close_or_warn, args=(publisher,), daemon=True) for publisher in publishers]
+    for thread in closing_:
+        thread.start()
+    deadline_s = time.monotonic() + CLOSE_S
+    for thread in closing_:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
 def _close_or_warn(publisher: EventPublisher) -> None:

@@ -258,11 +258,12 @@ def test_rules_of_cameras_that_a_source_replaces_are_left_out_with_a_warning(tmp
     settings.write_text("""
 cameras: {front: {source: "synthetic://"}, back: {source: "synthetic://"}}
 rules: {visit: {camera: front, label: cat}, any: {label: cat}}
+webhooks: {phone: {url: "http://127.0.0.1:9/", cameras: [back]}}
 http: null
 """)
     result = call("run", "--config", settings, "--model", MODEL, "--source", red_video(tmp_path / "clip.avi", 4))
     assert result.returncode == 0, result.stderr
-    assert "rules visit: their cameras are not read now" in result.stderr
+    assert "phone, visit: their cameras are not read now" in result.stderr
 
 
 # Bad input: each one line, its own exit code, nothing half-written.

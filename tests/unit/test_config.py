@@ -100,7 +100,7 @@ def test_empty_file_means_defaults(tmp_path: Path) -> None:
         ("model: {num_threads: 0}", r"model\.num_threads: .*greater than or equal to 1.*got 0"),
         ("model: {num_threads: '2'}", r"model\.num_threads: .*integer, got '2'"),
         ("model: {runtime: torch}", r"model\.runtime: .*'litert'.*got 'torch'"),
-        ("model: person.tflite", r"model: must hold keys and values, got 'person\.tflite'"),
+        ("model: person.tflite", r"model: must hold keys and values, not a text"),
         ("http: 8080", r"http: .*string, got 8080"),
         ("http: localhost", r"http: 'localhost' is no address: give HOST:PORT"),
         ("- source", r"\(top level\): must hold keys and values"),
@@ -119,6 +119,28 @@ def test_mistake_is_one_line_that_names_the_file_and_the_path_of_the_key(
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sorce.*model\.num_threads|model\.num_threads.*sorce"):
         load(tmp_path, "sorce: auto\nmodel: {num_threads: -1}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "webhooks: {phone: 'https://example.org/?token=HIDDEN'}",
+        "webhooks: 'https://example.org/?token=HIDDEN'",
+        "webhooks: {phone: [{url: 'https://example.org/', secret: HIDDEN}]}",
+        "webhooks: {phone: {url: 'ftp://HIDDEN@host/'}}",
+        "webhooks: {phone: {url: 'https://me:HIDDEN@host/'}}",
+        "webhooks: {phone: {url: 'https://host/', secret: 'whsec_HIDDEN!'}}",
+        "mqtt: 'mqtt://me:HIDDEN@host'",
+        "mqtt: {host: 'mqtt://me:HIDDEN@host'}",
+        "mqtt: [{host: h, password: HIDDEN}]",
+        "mqtt: {host: h, password: HIDDEN}",
+        'mqtt: {host: h, user: u, password: "HID"DEN}',
+    ],
+)
+def test_mistake_does_not_show_what_may_be_secret(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    assert "HID" not in str(error.value)
 
 
 def test_missing_file_is_a_config_error(tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from edge_detector.publishers.home_assistant import discovery
+from edge_detector.publishers.home_assistant import discovery, slugs
 
-CAMERAS = {"front": ["person", "traffic light"], "back-door": ["person"], "attic": []}
+CAMERAS = {
+    "front": {"person": "person", "traffic light": "traffic_light"},
+    "back-door": {"person": "person"},
+    "attic": {},
+}
 
 
 @pytest.fixture
@@ -31,6 +35,18 @@ def test_every_label_has_occupancy_count_and_picture_and_every_camera_a_switch(p
     assert entities["front_traffic_light_count"]["state_topic"] == "home/eyes/front/traffic_light"
     assert entities["attic_detect"]["command_topic"] == "home/eyes/attic/detect/set"
     assert len({entity["unique_id"] for entity in entities.values()}) == len(entities)
+
+
+def test_slugs_are_valid_and_no_two_are_alike() -> None:
+    made = slugs(["person", "人", "traffic light", "狗", "traffic_light", "person", "a/b#+"])
+    assert made == {
+        "person": "person",
+        "人": "__1",
+        "traffic light": "traffic_light",
+        "狗": "__3",
+        "traffic_light": "traffic_light_4",
+        "a/b#+": "a_b__",
+    }
 
 
 def test_measurements_of_the_device_are_diagnostic(payload: dict[str, Any]) -> None:

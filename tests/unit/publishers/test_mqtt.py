@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -516,14 +517,24 @@ class SlowLine:
             thread.join(5)
 
     def _serve(self) -> None:
-        near, _ = self._server.accept()
-        far = socket.create_connection(("127.0.0.1", self._target))
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        back = threading.Thread(target=self._pass, args=(far, near, 1e9), daemon=True)
-        back.start()
-        self._pass(near, far, self._rate)
-        for end in (near, far):
-            end.close()
+        self._server.settimeout(0.2)
+        while not self._ended.is_set():
+            try:
+                near, _ = self._server.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            far = socket.create_connection(("127.0.0.1", self._target))
+            back = threading.Thread(target=self._pass, args=(far, near, 1e9), daemon=True)
+            back.start()
+            self._pass(near, far, self._rate)
+            with suppress(OSError):
+                far.shutdown(socket.SHUT_RDWR)
+            back.join()
+            near.close()
+            far.close()
 
     def _pass(self, source: socket.socket, target: socket.socket, rate: float) -> None:
         source.settimeout(0.2)
@@ -536,8 +547,59 @@ class SlowLine:
                 return
             if not part:
                 return
-            target.sendall(part)
+            with suppress(OSError):  # it has gone in the meantime
+                target.sendall(part)
             time.sleep(len(part) / rate)
+
+
+def test_defect_of_the_status_does_not_end_sending(
+    broker: Broker,
+    listener: Listener,
+    connect: Connect,
+    service: Service,
+    make_object: MakeObject,
+    wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    status, service.status = service.status, lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    publisher = connect(broker.port)
+    wait_until(lambda: "division by zero" in caplog.text)
+    publisher.publish_event(Event("new", make_object()))
+    wait_until(lambda: listener.of("edge_detector/events"))
+    service.status = status  # type: ignore[method-assign]
+    publisher._status = status
+    wait_until(lambda: listener.of("edge_detector/stats"))
+
+
+def test_labels_that_an_earlier_run_has_told_of_are_set_to_none(
+    broker: Broker, connect: Connect, make_result: MakeResult, wait_until: WaitUntil
+) -> None:
+    earlier, listener = connect(broker.port), Listener(broker.port)
+    earlier.publish(named(make_result(class_ids=[1]), "back door"))
+    wait_until(lambda: listener.last("edge_detector/back door/traffic_light") == b"1")
+    earlier.close()
+    connect(broker.port)
+    wait_until(lambda: listener.last("edge_detector/back door/traffic_light") == b"0")
+    topic = "homeassistant/device/pi-1/config"
+    wait_until(lambda: b"back_door_traffic_light_count" in (listener.last(topic) or b""))
+    listener.close()
+
+
+def test_labels_in_other_scripts_have_topics_of_their_own(
+    broker: Broker, listener: Listener, service: Service, make_result: MakeResult, wait_until: WaitUntil
+) -> None:
+    publisher = MqttPublisher(
+        MqttConfig(host="127.0.0.1", port=broker.port),
+        labels=["人", "狗", "人"],
+        model_name="tiny",
+        cameras={},
+        status=service.status,
+        set_detecting=service.set_detecting,
+    )
+    publisher.publish(named(make_result([(0, 0, 9, 9)] * 3, class_ids=[0, 1, 2]), "front"))
+    wait_until(lambda: listener.last("edge_detector/front/__1") == b"1")
+    assert listener.last("edge_detector/front/__0") == b"2"
+    publisher.close()
 
 
 # Ends and errors.

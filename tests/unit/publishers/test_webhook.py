@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -44,7 +44,7 @@ class Receiver:
                 code = receiver.codes.pop(0) if receiver.codes else 204
                 self.send_response(code)
                 if code in (301, 302, 307):
-                    self.send_header("Location", "/elsewhere")
+                    self.send_header("Location", "http://[")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -185,6 +185,26 @@ def test_server_that_is_away_gets_all_when_it_is_back(
     assert got.count(b'"type":"new"') == 20
 
 
+@pytest.mark.parametrize("drip", [b"HTTP/1.1 100 Continue\r\n\r\n", b"H"], ids=["continue", "status"])
+def test_answer_that_never_ends_is_given_up_in_time(
+    make_object: MakeObject, caplog: pytest.LogCaptureFixture, drip: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        config = WebhookConfig(url=f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.5)
+        hook = QueuedEvents(Webhook(config), first_pause_s=60.0, close_timeout_s=0.1)
+        hook.publish_event(Event("new", make_object()))
+        connection, _ = server.accept()
+        start_s = time.monotonic()
+        with connection:
+            while time.monotonic() - start_s < 5 and "are kept and tried again" not in caplog.text:
+                with suppress(OSError):
+                    connection.sendall(drip)
+                time.sleep(0.02)
+        assert time.monotonic() - start_s < 2
+        with pytest.raises(PublishError, match="1 events are lost"):
+            hook.close()
+
+
 def test_answer_that_does_not_come_is_given_up_and_the_event_comes_again(
     receiver: Receiver, make_object: MakeObject, wait_until: WaitUntil
 ) -> None:
@@ -226,7 +246,17 @@ def test_server_that_speaks_no_http_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "file:///etc/passwd", "https://", "host/path", "http://h:99999/", "http://a b/"]
+    "url",
+    [
+        "ftp://host/x",
+        "file:///etc/passwd",
+        "https://",
+        "host/path",
+        "http://h:99999/",
+        "http://a b/",
+        "http://a..b/",
+        "http://h/\x01",
+    ],
 )
 def test_address_that_is_none_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="give an address such as"):
