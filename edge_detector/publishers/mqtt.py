@@ -105,12 +105,9 @@ class MqttPublisher:
                 self._tell(self._topic(camera, label), b"0")
         self._client = self._make_client()
         self._client.connect_async(str(settings.host), settings.port, keepalive=30)
-        self._threads = [
-            threading.Thread(target=work, name=f"{what} {self.name}", daemon=True)
-            for what, work in (("publish", self._run), ("client of", self._run_client))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
+        self._thread.start()
 
     @property
     def dropped(self) -> int:
@@ -159,7 +156,7 @@ class MqttPublisher:
             self._closing = True
             self._closing_at_s = time.monotonic()
             self._changed.notify_all()
-        self._threads[0].join(CLOSE_S + 0.2)
+        self._thread.join(CLOSE_S + 0.2)
         with self._changed:
             left = self._outbox.dropped + len(self._outbox) + self._given - self._confirmed
             connected = self._connected
@@ -168,7 +165,9 @@ class MqttPublisher:
             with contextlib.suppress(RuntimeError, ValueError):  # the connection has gone just now
                 gone.wait_for_publish(0.3)
         self._client.disconnect()
-        self._threads[1].join(1.1)  # it may be in a pause between tries, or waiting for an answer
+        stopper = threading.Thread(target=self._client.loop_stop, daemon=True)
+        stopper.start()
+        stopper.join(1.1)  # the client may be in a pause between tries, or waiting for an answer
         if left:
             logger.warning("%s: %d messages were not sent in all", self.name, left)
 
@@ -197,14 +196,6 @@ class MqttPublisher:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         return client
-
-    def _run_client(self) -> None:
-        while not self._closing:
-            try:
-                self._client.loop_forever(retry_first_connection=True)
-            except Exception as error:  # noqa: BLE001 - such as of a name that cannot be resolved
-                self._lose(str(error))
-                time.sleep(TICK_S)
 
     def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
@@ -378,6 +369,8 @@ class MqttPublisher:
         if now_s - self._tick_s < TICK_S:
             return
         self._tick_s = now_s
+        if not self._closing:
+            self._client.loop_start()  # does nothing, unless an exception has ended the client's thread
         status = self._status()
         with self._changed:
             for name, camera in status.cameras.items():

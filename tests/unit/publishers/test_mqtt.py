@@ -571,6 +571,18 @@ def test_defect_of_the_status_does_not_end_sending(
     wait_until(lambda: listener.of("edge_detector/stats"))
 
 
+def test_clients_thread_that_has_ended_is_started_again(
+    broker: Broker, listener: Listener, connect: Connect, make_object: MakeObject, wait_until: WaitUntil
+) -> None:
+    publisher = connect(broker.port)
+    online(listener, wait_until)
+    publisher._client.loop_stop()  # as an exception in it would end it
+    listener.client.publish("edge_detector/front/detect/set", "OFF", 1)
+    wait_until(lambda: listener.last("edge_detector/front/detect/state") == b"OFF", timeout_s=20)
+    publisher.publish_event(Event("new", make_object()))
+    wait_until(lambda: listener.of("edge_detector/events"))
+
+
 def test_labels_that_an_earlier_run_has_told_of_are_set_to_none(
     broker: Broker, connect: Connect, make_result: MakeResult, wait_until: WaitUntil
 ) -> None:
