@@ -571,6 +571,7 @@ def test_defect_of_the_status_does_not_end_sending(
     wait_until(lambda: listener.of("edge_detector/stats"))
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # paho leaves its old pair of sockets to the collector
 def test_clients_thread_that_has_ended_is_started_again(
     broker: Broker, listener: Listener, connect: Connect, make_object: MakeObject, wait_until: WaitUntil
 ) -> None:
