@@ -29,6 +29,7 @@ from edge_detector.object_config import (
     ZoneConfig,
 )
 from edge_detector.sink_config import MqttConfig, Secret, WebhookConfig
+from edge_detector.web_config import WebConfig
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -155,6 +156,7 @@ class Config(Part):
     cameras: dict[Name, CameraConfig] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
     http: Annotated[str, AfterValidator(_check_address)] | None = "127.0.0.1:8080"
+    web: WebConfig = WebConfig()
     output: OutputConfig = OutputConfig()
     tracking: TrackingConfig = TrackingConfig()
     objects: ObjectsConfig = ObjectsConfig()
@@ -175,6 +177,8 @@ class Config(Part):
         if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
             raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
         wrong = list(together_errors(self))
+        closed = None if self.http is None else self.web.opens_to(parse_address(self.http)[0])
+        wrong += [] if closed is None else [f"http: {closed}"]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -188,6 +192,9 @@ class Config(Part):
     def _filled(self, camera: CameraConfig) -> FeedConfig:
         blocks = {key: getattr(self, key) for key in _BLOCKS if getattr(camera, key) is None}
         return FeedConfig.model_construct(**(dict(camera) | blocks))
+
+
+SECRET_KEYS = ("source", "password", "secret", "token", "url")
 
 
 def load_config(path: Path) -> Config:
@@ -230,7 +237,7 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    may_be_secret = key.endswith(("source", "password", "secret", "url")) or key.startswith(("webhooks", "mqtt.host"))
+    may_be_secret = key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "mqtt.host", "web.users"))
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"

@@ -25,6 +25,7 @@ from edge_detector.publishers.event_store import open_event_store
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
+from edge_detector.runtime.shown_settings import without_secrets
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
 from edge_detector.tracking.follower import Follower, FollowerOptions
@@ -259,6 +260,8 @@ class _Outputs:
             host=host,
             port=port,
             events=history,
+            access=self._config.web,
+            settings=without_secrets(self._config),
             **self._model,
             **control,
         )
