@@ -14,10 +14,12 @@ from aiohttp import web
 
 from edge_detector.overlay import color_of
 from edge_detector.publishers import EventHistory
+from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.schema import to_json
 from edge_detector.publishers.web.event_routes import EventPages
 from edge_detector.publishers.web.hub import FrameHub, HubClosed
 from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, to_prometheus
+from edge_detector.publishers.web.whep import WhepPages
 from edge_detector.runtime.metrics import ServiceStatus
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Site:
     status: Callable[[], ServiceStatus] | None
     set_detecting: Callable[[str, bool], None] | None
     events: EventHistory | None
+    videos: Mapping[str, LiveVideo]
 
 
 class Pages:
@@ -62,6 +65,7 @@ class Pages:
         self.viewers = 0
         self._hubs = hubs
         self._site = site
+        self.whep = WhepPages(site.videos, self, site.max_viewers)
 
     def application(self, *, loopback_only: bool) -> web.Application:
         """Return the routes; with `loopback_only`, requests for foreign host names are refused."""
@@ -77,6 +81,7 @@ class Pages:
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.health)
         EventPages(self._site.events).add_to(app.router)
+        self.whep.add_to(app.router)
         app.router.add_static("/static", STATIC)
         return app
 
