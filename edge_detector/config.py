@@ -29,6 +29,7 @@ from edge_detector.object_config import (
     ZoneConfig,
 )
 from edge_detector.sink_config import MqttConfig, Secret, WebhookConfig
+from edge_detector.stream_config import StreamConfig
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -167,6 +168,7 @@ class Config(Part):
     overlay: OverlayConfig = OverlayConfig()
     mqtt: MqttConfig = MqttConfig()
     webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
+    stream: StreamConfig = StreamConfig()
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
@@ -174,6 +176,10 @@ class Config(Part):
             raise ValueError("give either source or cameras")
         if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
             raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
+        if len(self.cameras) > 1 and self.stream.rtsp_push is not None and "{camera}" not in self.stream.rtsp_push:
+            raise ValueError("stream.rtsp_push: of several cameras, write {camera} where its name shall stand")
+        if self.stream.webrtc and self.http is None:
+            raise ValueError("stream.webrtc: needs http, the address that it is offered at")
         wrong = list(together_errors(self))
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -230,7 +236,9 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    may_be_secret = key.endswith(("source", "password", "secret", "url")) or key.startswith(("webhooks", "mqtt.host"))
+    may_be_secret = key.endswith(("source", "password", "secret", "url", "rtsp_push")) or key.startswith(
+        ("webhooks", "mqtt.host")
+    )
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"
