@@ -19,12 +19,12 @@ class PacketBuffer:
     """
 
     def __init__(
-        self, ask_keyframe: Callable[[], None], on_packet: Callable[[], None], *, capacity: int = CAPACITY
+        self, ask_keyframe: Callable[[], None], on_packet: Callable[[], None], *, capacity: int | None = None
     ) -> None:
         self.dropped = 0
         self._ask_keyframe = ask_keyframe
         self._on_packet = on_packet
-        self._capacity = capacity
+        self._capacity = capacity or CAPACITY
         self._packets: deque[VideoPacket] = deque()
         self._broken = True  # what comes next cannot be decoded unless it is a keyframe
         self._lock = threading.Lock()

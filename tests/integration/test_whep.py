@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
+from edge_detector.publishers import packets
 from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web import WebPublisher
 from edge_detector.stream_config import StreamConfig
@@ -280,6 +282,35 @@ def test_keyframe_comes_when_a_peer_asks_for_it(site: Site) -> None:
             await until(lambda: any(keys), timeout_s=1.0)
 
     run(work())
+
+
+def test_slow_viewer_sees_the_newest_and_slows_nobody(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    class SlowTrack(peer_module.PacketTrack):  # type: ignore[misc]
+        async def recv(self) -> Any:
+            await asyncio.sleep(0.2)
+            return await super().recv()
+
+    monkeypatch.setattr(packets, "CAPACITY", 5)
+    track = peer_module.PacketTrack
+
+    async def work() -> None:
+        async with watching(site) as fast:
+            monkeypatch.setattr(peer_module, "PacketTrack", SlowTrack)
+            async with watching(site) as slow:
+                monkeypatch.setattr(peer_module, "PacketTrack", track)
+                await until(lambda: slow.seen() == {0, 1, 2})
+                fast.colors.clear()
+                slow.colors.clear()
+                await asyncio.sleep(2)
+                assert len(fast.colors) > 2 * len(slow.colors) > 0
+        await until(lambda: site.viewers == 0)
+
+    run(work())
+    assert "too slow" in caplog.text
 
 
 def test_closing_the_server_ends_all_peers_quickly(site: Site) -> None:

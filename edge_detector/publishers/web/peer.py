@@ -44,6 +44,11 @@ class PacketTrack(MediaStreamTrack):  # type: ignore[misc]  # the types of optio
         self._buffer = PacketBuffer(video.request_keyframe, self._wake)
         self._leave: Callable[[], None] | None = None
 
+    @property
+    def dropped(self) -> int:
+        """How many packets were left out because the peer was too slow."""
+        return self._buffer.dropped
+
     async def recv(self) -> av.Packet:
         """Return the next packet."""
         if self._leave is None and self.readyState == "live":
@@ -81,6 +86,7 @@ class Peer:
         # Without servers for STUN: nobody outside is asked, and viewers are in the same network.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._sender: RTCRtpSender | None = None
+        self._track: PacketTrack | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -109,7 +115,8 @@ class Peer:
         # aiortc tells nobody that the peer asks for a keyframe (PLI, FIR); where this name changes, the next periodic
         # one has to do.
         self._sender._send_keyframe = self._video.request_keyframe
-        self._sender.replaceTrack(PacketTrack(self._video))
+        self._track = PacketTrack(self._video)
+        self._sender.replaceTrack(self._track)
         self._watch = asyncio.create_task(self._look_after())
         return str(connection.localDescription.sdp)
 
@@ -121,8 +128,10 @@ class Peer:
         self._on_end()
         if self._watch is not None and self._watch is not asyncio.current_task():
             self._watch.cancel()
-        if self._sender is not None and self._sender.track is not None:
-            self._sender.track.stop()
+        if self._track is not None:
+            self._track.stop()
+            if self._track.dropped:
+                logger.info("a viewer was too slow for %d packets", self._track.dropped)
         try:
             await asyncio.wait_for(self._connection.close(), CLOSE_S)
         except Exception as error:  # noqa: BLE001 - of whatever state it is in, it is not used any more
