@@ -65,6 +65,7 @@ class LiveVideo:
         self._keyframe_s = -math.inf
         self._failed_s = -math.inf
         self._failing = False
+        self._encoder_name: str = settings.encoder
         self._thread.start()
 
     @property
@@ -162,6 +163,8 @@ class LiveVideo:
         except Exception as error:  # noqa: BLE001 - whatever a driver does: video is not what the service is for
             self._encoder = None
             self._failed_s = time.monotonic()
+            if self._encoder_name == "auto":  # hardware that works at first and then fails is not taken again
+                self._encoder_name = "libx264"
             if not self._failing:
                 self._failing = True
                 logger.error("%s: %s; it is tried again every %g s", self.name, error, RETRY_S)
@@ -178,7 +181,7 @@ class LiveVideo:
         settings = self._settings
         if self._encoder is None or size_wh != self._size_wh:
             self._encoder = None  # a device may have only one
-            self._encoder = H264Encoder(size_wh, settings.fps, settings.bitrate_kbps, settings.encoder)
+            self._encoder = H264Encoder(size_wh, settings.fps, settings.bitrate_kbps, self._encoder_name)
             self._size_wh = size_wh
             keyframe = True
             logger.info("%s: %dx%d by %s", self.name, *size_wh, self._encoder.name)

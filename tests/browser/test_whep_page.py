@@ -69,7 +69,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
         time.sleep(0.05)
 
 
-def test_picture_moves_in_its_colours_and_a_closed_page_leaves_no_viewer(browser: Any, make_result: MakeResult) -> None:
+def test_picture_moves_in_its_colours_and_a_closed_page_leaves_no_viewer(
+    browser: Any, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_detector.publishers.web.peer.SILENT_S", 3.0)
     overlay, over = OverlayRenderer(("person",)), threading.Event()
 
     def film() -> None:

@@ -225,7 +225,7 @@ def test_peer_that_vanishes_without_a_word_is_dropped(site: Site, monkeypatch: p
     async def work() -> None:
         async with watching(site) as viewer:
             await until(lambda: viewer.colors)
-            await asyncio.sleep(4)
+            await asyncio.sleep(3.5)
             assert site.viewers == 1  # it is there, and was heard of
             (transceiver,) = viewer.connection.getTransceivers()
             ice = transceiver.receiver.transport.transport._connection

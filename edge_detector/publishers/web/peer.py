@@ -24,6 +24,7 @@ from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.packets import PacketBuffer
 
 logger = logging.getLogger(__name__)
+logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every step of every connection
 
 CONNECT_S = 10.0  # in which a peer must have connected
 SILENT_S = 6.0  # a peer that is sent pictures and reports nothing for so long has gone

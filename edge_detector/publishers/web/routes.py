@@ -118,6 +118,7 @@ class Pages:
                 "silent_s": None if result is None else round(hub.silent_s, 3),
                 "viewers": self.viewers,
                 "max_viewers": site.max_viewers,
+                "webrtc": bool(site.videos),
                 "encoded": sum(hub.encoded for hub in self._hubs.values()),
                 "service": None if site.status is None else site.status().to_json(),
             }

@@ -145,6 +145,7 @@ def _with_addresses(offer: str, remote: str) -> str:
     Browsers hide addresses from pages. To look one up by mDNS takes a second, and multicast that works; this one is
     most likely right, and where it is not, the browser's own packets show where it is.
     """
+    remote = remote.removeprefix("::ffff:").partition("%")[0]  # IPv4 on a socket for both; the interface
     return _CANDIDATE.sub(
         lambda match: f"{match[1]} {remote if match[2].endswith('.local') and remote else match[2]} ", offer
     )

@@ -30,7 +30,9 @@ def make_video() -> Iterator[MakeVideo]:
     made: list[LiveVideo] = []
 
     def make(**settings: Any) -> LiveVideo:
-        made.append(LiveVideo("front", OverlayRenderer(("person",)), StreamConfig(encoder="libx264", **settings)))
+        made.append(
+            LiveVideo("front", OverlayRenderer(("person",)), StreamConfig(**{"encoder": "libx264", **settings}))
+        )
         return made[-1]
 
     yield make
@@ -219,6 +221,29 @@ def test_failing_encoder_is_told_once_and_tried_again(
     assert taken.packets[0].keyframe
     assert caplog.text.count("no more buffers") == 1
     assert "works again" in caplog.text
+
+
+def test_auto_leaves_hardware_that_failed_for_libx264(
+    make_video: MakeVideo, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    class Hardware(live_video.H264Encoder):
+        def __init__(self, size_wh: tuple[int, int], fps: float, bitrate_kbps: int, encoder: str) -> None:
+            super().__init__(size_wh, fps, bitrate_kbps, "libx264")
+            opened.append(encoder)
+
+        def encode(self, *arguments: Any) -> list[VideoPacket]:
+            if opened[-1] == "auto":
+                raise PublishError("the driver is stuck")
+            return super().encode(*arguments)
+
+    monkeypatch.setattr(live_video, "H264Encoder", Hardware)
+    monkeypatch.setattr(live_video, "RETRY_S", 0.1)
+    video, taken = make_video(encoder="auto"), Collector()
+    video.subscribe(taken)
+    publish(video, make_result, lambda: taken.packets)
+    assert opened == ["auto", "libx264"]
 
 
 def test_failing_taker_does_not_take_the_picture_from_others(
