@@ -341,6 +341,8 @@ def test_what_is_no_fitting_offer_is_refused_with_the_reason_and_leaves_nothing(
             (offer.replace("a=ice-pwd", "a=x-ice-pwd"), 400, "it has no ICE password"),
             (offer.replace("m=video ", "m=video x"), 400, "cannot be answered"),
             (high_only, 400, "cannot be answered"),
+            (offer + 3 * "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\n", 400, "more than 3 m="),
+            (offer + 70 * "a=candidate:1 1 udp 1 127.0.0.1 9 typ host\r\n", 400, "more than 64 a=candidate:"),
             (no_h264, 406, "only H.264"),
             (offer + "a=x:" + "y" * 70_000, 413, ""),
         ]

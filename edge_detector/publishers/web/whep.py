@@ -30,6 +30,8 @@ _NEEDED = {
     "a=ice-pwd:": "ICE password",
     "a=fingerprint:": "fingerprint",
 }
+# Sockets are opened for each medium, and packets sent to each candidate.
+_AT_MOST = {"m=": 3, "a=candidate:": 64}
 _CANDIDATE = re.compile(r"^(a=candidate:\S+ \d+ \S+ \d+) (\S+) ", re.MULTILINE)
 
 
@@ -134,6 +136,9 @@ async def _read_offer(request: web.Request) -> str:
     for key, what in _NEEDED.items():
         if not re.search(f"^{key}", offer, re.MULTILINE):
             raise ValueError(f"it has no {what}")
+    for key, most in _AT_MOST.items():
+        if offer.count(f"\n{key}") > most:
+            raise ValueError(f"it has more than {most} {key}")
     if not _H264.search(offer):
         raise web.HTTPNotAcceptable(text="there is only H.264 here, which the offer does not have\n")
     return offer
