@@ -29,6 +29,7 @@ from edge_detector.object_config import (
     ZoneConfig,
 )
 from edge_detector.sink_config import MqttConfig, Secret, WebhookConfig
+from edge_detector.stream_config import StreamConfig
 from edge_detector.web_config import WebConfig
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
@@ -169,6 +170,7 @@ class Config(Part):
     overlay: OverlayConfig = OverlayConfig()
     mqtt: MqttConfig = MqttConfig()
     webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
+    stream: StreamConfig = StreamConfig()
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
@@ -176,6 +178,10 @@ class Config(Part):
             raise ValueError("give either source or cameras")
         if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
             raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
+        if len(self.cameras) > 1 and self.stream.rtsp_push is not None and "{camera}" not in self.stream.rtsp_push:
+            raise ValueError("stream.rtsp_push: of several cameras, write {camera} where its name shall stand")
+        if self.stream.webrtc and self.http is None:
+            raise ValueError("stream.webrtc: needs http, the address that it is offered at")
         wrong = list(together_errors(self))
         closed = None if self.http is None else self.web.opens_to(parse_address(self.http)[0])
         wrong += [] if closed is None else [f"http: {closed}"]
@@ -194,7 +200,7 @@ class Config(Part):
         return FeedConfig.model_construct(**(dict(camera) | blocks))
 
 
-SECRET_KEYS = ("source", "password", "secret", "token", "url")
+SECRET_KEYS = ("source", "password", "secret", "token", "url", "rtsp_push")
 
 
 def load_config(path: Path) -> Config:

@@ -17,6 +17,7 @@ PUBLISHERS = {
     "pictures": "edge_detector.publishers.pictures:open_pictures",
     "video": "edge_detector.publishers.video:open_video",
     "web": "edge_detector.publishers.web:WebPublisher",
+    "live_video": "edge_detector.publishers.live_video:LiveVideo",
 }
 EVENT_PUBLISHERS = {
     "lines": "edge_detector.publishers.event_lines:open_event_lines",

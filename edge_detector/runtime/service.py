@@ -22,6 +22,8 @@ from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
 from edge_detector.publishers import EventHistory, EventPublisher, Publisher, open_event_publisher, open_publisher
 from edge_detector.publishers.event_store import open_event_store
+from edge_detector.publishers.live_video import LiveVideo
+from edge_detector.publishers.rtsp_push import RtspPush
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
@@ -209,7 +211,7 @@ class _Outputs:
         # What a file gives is one piece, however large.
         self._growth = {"max_mb": output.jsonl_max_mb, "keep": output.jsonl_keep} if self._live else {}
         self._stack = ExitStack()
-        self._elsewhere: list[EventPublisher] = []  # what is over the network, closed all together
+        self._elsewhere: list[EventPublisher | RtspPush] = []  # what is over the network, closed all together
         self._stack.callback(_close_together, self._elsewhere)
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
 
@@ -220,9 +222,10 @@ class _Outputs:
             PublishError: one cannot be opened; those before it are closed by `close`.
         """
         history = self._open_events(feeds)
+        videos = self._open_videos(feeds)
         output = self._config.output
         if self._config.http is not None:
-            self._add(self._open_web(history), feeds)
+            self._add(self._open_web(history, videos), feeds)
         if isinstance(self._pipeline, LivePipeline):
             self._open_mqtt(feeds, self._pipeline)
             self._open_webhooks(feeds)
@@ -247,7 +250,26 @@ class _Outputs:
         for feed in feeds:
             feed.add(publisher)
 
-    def _open_web(self, history: EventHistory) -> Publisher:
+    def _open_videos(self, feeds: Sequence[Feed]) -> dict[str, LiveVideo]:
+        """Open live video of each camera, if the settings give it to anybody."""
+        stream = self._config.stream
+        if not stream.webrtc and stream.rtsp_push is None:
+            return {}
+        if not self._live:
+            logger.warning("stream: a file is not sent as live video")
+            return {}
+        videos = {}
+        for feed in feeds:
+            video = open_publisher("live_video", camera=feed.name, overlay=self._overlay, settings=stream)
+            videos[feed.name] = cast(LiveVideo, self._stack.enter_context(closing(video)))
+            feed.add(video)
+            if stream.rtsp_push is not None:
+                push = RtspPush(videos[feed.name], stream.rtsp_push.replace("{camera}", feed.name))
+                self._elsewhere.append(push)
+                self.names.append(push.name)
+        return videos if stream.webrtc else {}
+
+    def _open_web(self, history: EventHistory, videos: Mapping[str, LiveVideo]) -> Publisher:
         host, port = parse_address(self._config.http or "")
         control: dict[str, Any] = {}
         if isinstance(self._pipeline, LivePipeline):
@@ -262,6 +284,7 @@ class _Outputs:
             events=history,
             access=self._config.web,
             settings=without_secrets(self._config),
+            videos=videos,
             **self._model,
             **control,
         )
@@ -283,7 +306,7 @@ class _Outputs:
         self.names.append(broker.name)
         for feed in feeds:
             feed.add(broker)
-            feed.add_events(self._elsewhere[-1])
+            feed.add_events(cast(EventPublisher, broker))
 
     def _open_webhooks(self, feeds: Sequence[Feed]) -> None:
         for hook in self._config.webhooks.values():
@@ -315,7 +338,7 @@ class _Outputs:
         return store.sink
 
 
-def _close_together(publishers: Sequence[EventPublisher]) -> None:
+def _close_together(publishers: Sequence[EventPublisher | RtspPush]) -> None:
     """Close all at the same time: one that hangs must not take the others' time, and is left behind in the end."""
     closing_ = [threading.Thread(target=_close_or_warn, args=(publisher,), daemon=True) for publisher in publishers]
     for thread in closing_:
@@ -325,7 +348,7 @@ def _close_together(publishers: Sequence[EventPublisher]) -> None:
         thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
-def _close_or_warn(publisher: EventPublisher) -> None:
+def _close_or_warn(publisher: EventPublisher | RtspPush) -> None:
     """Close what is elsewhere: that it is away is no failure of the service."""
     try:
         publisher.close()

@@ -8,14 +8,22 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import cv2
+import numpy as np
 import pytest
 
+from edge_detector.errors import PublishError
+from edge_detector.events import Event, ObjectState
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
+from edge_detector.passwords import hash_password
+from edge_detector.publishers.event_store import EventStore
 from edge_detector.publishers.web import WebPublisher
 from edge_detector.runtime.metrics import (
     CameraStatus,
@@ -25,6 +33,7 @@ from edge_detector.runtime.metrics import (
     ProcessStatus,
     ServiceStatus,
 )
+from edge_detector.web_config import WebConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 
@@ -148,6 +157,7 @@ def test_list_and_figures_are_those_of_the_json(browser: Any, web: WebPublisher,
             [row.locator(part).text_content() for part in (".label", ".track", ".score")] for row in rows
         ] == expected
         assert expected[1][0] == "<b>犬</b>"  # shown as text, never read as markup
+        wait_until(lambda: page.text_content("#latency") != "–")
         figures = {name: page.text_content(f"#{name}") for name in ("count", "age", "latency", "inference", "capture")}
         assert figures == {"count": "3", "age": "3.50", "latency": "402", "inference": "2.5", "capture": "25.0"}
         assert page.get_attribute("#age-tile", "class") == "old"
@@ -298,3 +308,233 @@ def test_camera_is_chosen_its_trouble_told_and_detection_paused(browser: Any, ma
         wait_until(lambda: page.inner_text("#state") == "live")
         assert service.detecting["yard"]
         assert [text for text in complaints if "503" not in text] == []
+
+
+@contextmanager
+def two_cameras(make_result: MakeResult, **settings: Any) -> Iterator[tuple[WebPublisher, TwoCameras]]:
+    """A server with pictures of two cameras: yard dark with one box, gate bright without."""
+    service = TwoCameras()
+    web = WebPublisher(
+        OverlayRenderer(LABELS),
+        LABELS,
+        "tiny",
+        port=settings.pop("port", 0),
+        cameras=("yard", "gate"),
+        status=service.status,
+        set_detecting=service.set_detecting,
+        **settings,
+    )
+    stop = threading.Event()
+
+    def publish() -> None:
+        frame_id = 0
+        while not stop.wait(0.05):
+            with suppress(PublishError):  # a test has closed it
+                web.publish(replace(make_result([(20, 20, 60, 60)], color=40, frame_id=frame_id), camera="yard"))
+                web.publish(replace(make_result([], color=200, frame_id=frame_id), camera="gate"))
+            frame_id += 1
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield web, service
+    finally:
+        stop.set()
+        thread.join()
+        web.close()
+
+
+# What a canvas shows: the share of the box's border, and of all else, that has the colour of its class.
+BORDER = """([x1, y1, x2, y2]) => {
+  const canvas = document.getElementById("picture");
+  const context = canvas.getContext("2d");
+  const [width, height] = [canvas.width, canvas.height];
+  const colored = (x, y) => {
+    const { data } = context.getImageData(Math.round(x) - 1, Math.round(y) - 1, 3, 3);
+    const near = (at) => Math.abs(data[at] - 46) + Math.abs(data[at + 1] - 230) + Math.abs(data[at + 2] - 166) < 40;
+    return [0, 4, 8, 12, 16, 20, 24, 28, 32].some(near);
+  };
+  let on = 0;
+  for (let step = 0.2; step < 0.95; step += 0.1) {
+    on += colored((x1 + (x2 - x1) * step) * width, y2 * height);
+    on += colored(x1 * width, (y1 + (y2 - y1) * step) * height) + colored(x2 * width, (y1 + (y2 - y1) * step) * height);
+  }
+  return [on / 24, colored(((x1 + x2) / 2) * width, ((y1 + y2) / 2) * height), colored(width - 3, height - 3)];
+}"""
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_boxes_on_the_canvas_are_where_the_json_says(
+    browser: Any, web: WebPublisher, make_result: MakeResult, scale: int
+) -> None:
+    web.publish(make_result([(128, 120, 384, 360)], size_wh=(640, 480)))
+    with opened(browser, web.url, device_scale_factor=scale) as (page, complaints):
+        wait_until(lambda: page.get_attribute("#picture", "data-size") == "640x480")
+        (found,) = json.loads(urllib.request.urlopen(web.url + "api/detections").read())["detections"]
+        wait_until(lambda: page.evaluate(BORDER, found["box_norm"]) == [1, False, False])
+        page.select_option("#mode", "plain")
+        wait_until(lambda: page.evaluate(BORDER, found["box_norm"]) == [0, False, False])
+        page.select_option("#mode", "picture")
+        wait_until(lambda: page.evaluate(BORDER, found["box_norm"])[0] > 0.7)
+        assert [text for text in complaints if "getImageData" not in text] == []
+
+
+def test_stale_boxes_fade_and_say_their_age(browser: Any, web: WebPublisher, make_result: MakeResult) -> None:
+    web.publish(make_result([(128, 120, 384, 360)], size_wh=(640, 480), age_s=2.0))
+    with opened(browser, web.url) as (page, _):
+        wait_until(lambda: page.get_attribute("#picture", "data-size") == "640x480")
+        box = [0.2, 0.25, 0.6, 0.75]
+        assert page.evaluate(BORDER, box)[0] == 0  # not in its full colour
+        web.publish(make_result([(128, 120, 384, 360)], size_wh=(640, 480)))
+        wait_until(lambda: page.evaluate(BORDER, box)[0] == 1)
+
+
+def test_filters_hide_objects_in_list_and_picture_and_are_kept(
+    browser: Any, web: WebPublisher, make_result: MakeResult
+) -> None:
+    web.publish(make_result([(32, 30, 96, 90), (100, 10, 150, 40)], class_ids=[0, 1]))
+    with opened(browser, web.url) as (page, complaints):
+        wait_until(lambda: page.inner_text("#count") == "2")
+        page.click("#filter summary")
+        page.evaluate("""() => {
+          const range = document.getElementById("threshold");
+          range.value = 80;
+          range.dispatchEvent(new Event("input"));
+        }""")
+        wait_until(lambda: page.inner_text("#count") == "1")
+        page.uncheck("#labels label:has-text('person') input")
+        wait_until(lambda: page.inner_text("#count") == "0")
+        assert page.inner_text("#nothing") == "All that is found is filtered out."
+        assert page.evaluate(BORDER, [32 / 160, 30 / 120, 96 / 160, 90 / 120])[0] == 0
+        page.reload(wait_until="domcontentloaded")
+        wait_until(lambda: page.inner_text("#filter summary") == "Filter: from 80%, without person")
+        assert [text for text in complaints if "getImageData" not in text] == []
+
+
+def test_all_cameras_are_seen_at_once_and_one_is_chosen(browser: Any, make_result: MakeResult) -> None:
+    shade = """name => {
+      const canvas = document.querySelector(`#grid [data-camera=${name}] canvas`);
+      return canvas.getContext("2d").getImageData(canvas.width - 3, canvas.height - 3, 1, 1).data[0];
+    }"""
+    with two_cameras(make_result) as (web, _), opened(browser, web.url) as (page, complaints):
+        page.wait_for_selector("#camera:visible")
+        page.select_option("#camera", "*")
+        wait_until(lambda: page.locator("#grid figure").count() == 2)
+        wait_until(lambda: abs(page.evaluate(shade, "yard") - 40) < 6 and abs(page.evaluate(shade, "gate") - 200) < 6)
+        badges = "#grid figcaption .state"
+        wait_until(lambda: page.locator(badges).all_text_contents() == ["live", "reconnecting"])
+        page.reload(wait_until="domcontentloaded")
+        wait_until(lambda: page.locator("#grid figure").count() == 2)
+        page.click("#grid [data-camera=gate] button")
+        page.wait_for_selector("#single:visible")
+        assert page.input_value("#camera") == "gate"
+        assert not page.is_visible("#grid")
+        assert [text for text in complaints if "getImageData" not in text] == []
+
+
+def test_login_is_asked_for_and_remembered_over_a_restart(
+    browser: Any, make_result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    access = WebConfig(users={"ada": hash_password("geheim")})
+    guarded: dict[str, Any] = {"access": access, "settings": {"web": {"users": {"ada": "***"}}}}
+    with two_cameras(make_result, **guarded) as (web, _):
+        port = int(web.url.rpartition(":")[2].strip("/"))
+        with opened(browser, web.url + "?camera=gate") as (page, complaints):
+            page.wait_for_selector("#login")
+            assert page.title() == "Log in · edge detector"
+            page.fill("#user", "ada")
+            page.fill("#password", "falsch")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#error:visible")
+            assert page.inner_text("#error") == "Wrong user or password."
+            page.fill("#password", "geheim")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#state")
+            assert page.url.endswith("/?camera=gate")  # where one wanted to be
+            wait_until(lambda: page.get_attribute("#picture", "data-size") == "160x120")
+            web.close()
+            page.wait_for_selector("#state[data-state=offline]")
+            with two_cameras(make_result, port=port, **guarded):
+                page.select_option("#camera", "yard")
+                page.wait_for_selector("#state[data-state=live]", timeout=15000)
+                complaints.clear()
+                page.click("#logout")
+                page.wait_for_selector("#login")
+                assert [text for text in complaints if "/api/" not in text] == []  # those were cut off by leaving
+
+
+@pytest.mark.parametrize(
+    "wanted", ["//evil.example/x", "https://evil.example/", "javascript:alert(1)", "\\\\evil.example"]
+)
+def test_login_leads_to_no_other_server(
+    browser: Any, make_result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    with (
+        two_cameras(make_result, access=WebConfig(users={"ada": hash_password("geheim")})) as (web, _),
+        opened(browser, f"{web.url}login?next={quote(wanted)}") as (page, _),
+    ):
+        page.fill("#user", "ada")
+        page.fill("#password", "geheim")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#state")
+        assert page.url.startswith(web.url)
+
+
+def test_clip_is_recorded_and_saved(browser: Any, make_result: MakeResult, tmp_path: Path) -> None:
+    with two_cameras(make_result) as (web, _), opened(browser, web.url) as (page, complaints):
+        wait_until(lambda: page.get_attribute("#picture", "data-size") == "160x120")
+        page.click("#record")
+        page.wait_for_timeout(2500)
+        with page.expect_download() as saved:
+            page.click("#record")
+        clip = tmp_path / saved.value.suggested_filename
+        saved.value.save_as(clip)
+        reader = cv2.VideoCapture(str(clip))
+        frames = sum(1 for _ in iter(lambda: reader.read()[0], False))
+        assert frames > 10
+        assert complaints == []
+
+
+def test_events_are_listed_with_their_pictures(browser: Any, make_result: MakeResult) -> None:
+    state = ObjectState(
+        id="yard-1",
+        camera="yard",
+        track_id=1,
+        label="person",
+        score=0.7,
+        top_score=0.9,
+        box=(1.0, 1.0, 9.0, 9.0),
+        box_norm=(0.1, 0.1, 0.5, 0.5),
+        start_ts=time.time() - 20,
+        seen_ts=time.time(),
+        duration_s=20.0,
+        entered_zones=("door",),
+    )
+    store = EventStore()
+    store.write([Event("new", state, np.full((16, 24, 3), 90, np.uint8))])
+    with two_cameras(make_result, events=store) as (web, _), opened(browser, web.url) as (page, complaints):
+        page.wait_for_selector("#events li")
+        assert page.inner_text("#events b") == "person"
+        assert page.inner_text("#events small").endswith("here now · yard · door")
+        wait_until(lambda: page.evaluate("document.querySelector('#events img').naturalWidth") == 24)
+        assert complaints == []
+    store.finish()
+
+
+def test_everything_is_named_for_those_who_do_not_see_it(browser: Any, make_result: MakeResult) -> None:
+    """All that can be operated is reached by keyboard and has a name; pictures have a text."""
+    unnamed = """() => [...document.querySelectorAll("button, a, select, input, canvas[role=img], video, img")]
+      .filter((one) => one.checkVisibility() && one.getAttribute("aria-hidden") !== "true")
+      .filter((one) => !(one.ariaLabel || one.textContent.trim() || one.labels?.length || one.hasAttribute("alt")))
+      .map((one) => one.outerHTML)"""
+    with two_cameras(make_result) as (web, _), opened(browser, web.url) as (page, _):
+        wait_until(lambda: page.inner_text("#count") == "1")
+        assert page.evaluate(unnamed) == []
+        wait_until(lambda: page.get_attribute("#picture", "aria-label") == "Live picture: person")
+        reached = set()
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.id"))
+        assert {"camera", "mode", "pause", "record", "snapshot", "fullscreen"} <= reached

@@ -17,6 +17,7 @@ from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import PUBLISHERS, Publisher, open_publisher
 from edge_detector.runtime.metrics import DetectorStatus, ProcessStatus, ServiceStatus
 from edge_detector.sink_config import MqttConfig
+from edge_detector.stream_config import StreamConfig
 
 MakeResult = Callable[..., FrameResult]
 LABELS = ("person",)
@@ -25,6 +26,7 @@ LABELS = ("person",)
 def settings(kind: str, folder: Path) -> dict[str, Any]:
     overlay = OverlayRenderer(LABELS)
     return {
+        "live_video": {"camera": "camera", "overlay": overlay, "settings": StreamConfig()},
         "jsonl": {"target": folder / "out.jsonl", "labels": LABELS, "model_name": "tiny"},
         "mqtt": {
             "settings": MqttConfig(host="127.0.0.1", port=9),  # where nobody answers
@@ -42,6 +44,8 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(params=sorted(PUBLISHERS))
 def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Publisher]:
+    if request.param == "live_video":
+        pytest.importorskip("av", reason="needs PyAV: pip install av")
     opened = open_publisher(request.param, **settings(request.param, tmp_path))
     yield opened
     opened.close()

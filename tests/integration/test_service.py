@@ -174,6 +174,22 @@ def test_webhooks_are_named_and_ends_while_they_are_away(start: Start, silent_po
     assert not [line for line in service.lines if "in a file" in line or "secret" in line]
 
 
+def test_live_video_is_offered_and_ends_while_the_server_that_it_is_pushed_to_is_silent(
+    start: Start, silent_port: int
+) -> None:
+    pytest.importorskip("aiortc", reason="needs aiortc: pip install aiortc")
+    push = f"rtsp://me:s3cret@127.0.0.1:{silent_port}/{{camera}}"
+    service = start(synthetic() | {"stream": {"webrtc": True, "rtsp_push": push}})
+    ready = service.wait_for_line(" -> ")
+    assert f"rtsp push to rtsp://127.0.0.1:{silent_port}/camera" in ready
+    service.wait_for_state("live")
+    with pytest.raises(urllib.error.HTTPError, match="415"):
+        service.post("/whep", {})
+    service.wait_for_line("it is tried again")
+    assert "s3cret" not in "".join(service.lines)
+    assert service.end() == 0
+
+
 def test_runs_and_ends_while_the_mqtt_broker_is_away(start: Start) -> None:
     service = start(synthetic() | {"mqtt": {"host": "127.0.0.1", "port": 9}})
     service.wait_for_line("mqtt://127.0.0.1:9: it cannot be reached: [Errno 111] Connection refused; trying again")

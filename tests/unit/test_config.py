@@ -78,6 +78,13 @@ def test_password_comes_from_the_environment_and_stays_out_of_messages(
         load(tmp_path, text)
 
 
+def test_address_to_push_to_takes_secrets_and_the_cameras_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_DETECTOR_RTSP_PASSWORD", "s3cret")
+    address = "rtsp://me:{EDGE_DETECTOR_RTSP_PASSWORD}@host:8554/{camera}"
+    config = load(tmp_path, f"cameras: {{a: {{}}, b: {{}}}}\nstream: {{rtsp_push: '{address}'}}")
+    assert config.stream.rtsp_push == "rtsp://me:s3cret@host:8554/{camera}"
+
+
 def test_empty_file_means_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "# nothing set\n") == Config()
 
@@ -94,6 +101,12 @@ def test_empty_file_means_defaults(tmp_path: Path) -> None:
         ("cameras: {door: {size: big}}", r"cameras\.door\.size: give a size as WIDTHxHEIGHT.*got 'big'"),
         ("cameras: {front door: {}}", r"cameras\.front door: a name is made of letters, digits"),
         ("cameras: {a: {}, b: {}}\noutput: {video: x.mp4}", r"output\.video: of several cameras, write \{camera\}"),
+        ("stream: {rtsp_push: 'http://host/x'}", r"stream\.rtsp_push: give an address such as rtsp://"),
+        ("stream: {rtsp_push: 'rtsp:///x'}", r"stream\.rtsp_push: give an address such as rtsp://"),
+        ("stream: {encoder: nvenc}", r"stream\.encoder: .*'libx264'.*got 'nvenc'"),
+        ("stream: {fps: 0}", r"stream\.fps: .*greater than or equal to 1.*got 0"),
+        ("stream: {webrtc: true}\nhttp: null", r"stream\.webrtc: needs http"),
+        ("cameras: {a: {}, b: {}}\nstream: {rtsp_push: 'rtsp://h/x'}", r"stream\.rtsp_push: of several cameras"),
         ("model: {device: tpu}", r"model\.device: give auto, cpu, edgetpu.*got 'tpu'"),
         ("model: {score_threshold: 1.5}", r"model\.score_threshold: .*less than or equal to 1.*got 1\.5"),
         ("model: {score_threshold: .nan}", r"model\.score_threshold"),
@@ -130,6 +143,11 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         "webhooks: {phone: {url: 'ftp://HIDDEN@host/'}}",
         "webhooks: {phone: {url: 'https://me:HIDDEN@host/'}}",
         "webhooks: {phone: {url: 'https://host/', secret: 'whsec_HIDDEN!'}}",
+        "stream: {rtsp_push: 'http://me:HIDDEN@host/x'}",
+        "stream: {rtsp_push: 'rtsp://me:HIDDEN@host:99999999/x'}",
+        "stream: {rtsp_push: ['rtsp://me:HIDDEN@host/x']}",
+        "stream: 'rtsp://me:HIDDEN@host/x'",
+        "cameras: {a: {}, b: {}}\nstream: {rtsp_push: 'rtsp://me:HIDDEN@host/x'}",
         "mqtt: 'mqtt://me:HIDDEN@host'",
         "mqtt: {host: 'mqtt://me:HIDDEN@host'}",
         "mqtt: [{host: h, password: HIDDEN}]",

@@ -21,6 +21,7 @@ from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import EventHistory
+from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web.access import Access
 from edge_detector.publishers.web.certificate import Certificate
 from edge_detector.publishers.web.guard import Guard, limit_untaken
@@ -51,8 +52,9 @@ class WebPublisher:
     the camera skips pictures, one who takes none for `stall_s` seconds is dropped. Port 0 takes any free port; `url`
     says where the page is. Results of several cameras are told apart by `FrameResult.camera`. `status` tells how the
     service is and `set_detecting(camera, on)` pauses and resumes detection; without them the page shows less.
-    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from. `access` says who may
-    come, `settings` is what `/api/config` shows.
+    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from. `videos` by camera are what
+    `/whep` gives by WebRTC; without any it answers 404. `access` says who may come, `settings` is what `/api/config`
+    shows.
 
     Raises:
         PublishError: the address cannot be listened on, or the certificate cannot be used.
@@ -70,6 +72,7 @@ class WebPublisher:
         events: EventHistory | None = None,
         access: WebConfig = DEFAULTS,
         settings: Mapping[str, Any] | None = None,
+        videos: Mapping[str, LiveVideo] | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         stall_s: float = STALL_S,
@@ -84,7 +87,16 @@ class WebPublisher:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="encode")
         hubs = {camera: FrameHub(self._draw_jpeg, self._executor) for camera in cameras}
         site = Site(
-            hubs, labels, model_name, access.max_viewers, stall_s, status, set_detecting, events, settings or {}
+            hubs,
+            labels,
+            model_name,
+            access.max_viewers,
+            stall_s,
+            status,
+            set_detecting,
+            events,
+            settings or {},
+            videos or {},
         )
         self._hubs = hubs
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()
@@ -157,6 +169,7 @@ class WebPublisher:
         listening.close()
         for hub in site.hubs.values():
             hub.close()
+        await pages.whep.close()
         await runner.cleanup()
         access.close()
         self._executor.shutdown()

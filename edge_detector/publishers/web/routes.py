@@ -19,6 +19,7 @@ from edge_detector.publishers.web.live import LOOK, LivePages, look_of
 from edge_detector.publishers.web.parameters import read_json, read_parameters
 from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, to_prometheus
 from edge_detector.publishers.web.site import Site
+from edge_detector.publishers.web.whep import WhepPages
 
 STATIC = Path(__file__).parent / "static"
 OPENAPI = Path(__file__).parent / "openapi.yaml"
@@ -37,6 +38,7 @@ class Pages:
 
     def __init__(self, site: Site, access: Access) -> None:
         self.live = LivePages(site)
+        self.whep = WhepPages(site.videos, self.live, site.max_viewers)
         self._site = site
         self._access = access
 
@@ -60,6 +62,7 @@ class Pages:
         router.add_get("/healthz", self.health)
         router.add_get("/readyz", self.readiness)
         self.live.add_to(router)
+        self.whep.add_to(router)
         EventPages(self._site.events).add_to(router)
         router.add_static("/static", STATIC)
         return app

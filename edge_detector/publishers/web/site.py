@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from edge_detector.publishers import EventHistory
+from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web.hub import FrameHub
 from edge_detector.runtime.metrics import ServiceStatus
 
@@ -26,6 +27,7 @@ class Site:
     set_detecting: Callable[[str, bool], None] | None
     events: EventHistory | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    videos: Mapping[str, LiveVideo] = field(default_factory=dict)
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ let mode = stored.mode ?? "sharp";
 let threshold = stored.threshold ?? 0;
 const unwanted = new Set(stored.unwanted ?? []); // labels that are not shown
 const known = new Set(); // labels that were seen
-let listed = 0; // when the list was renewed last
+let listed = -Infinity; // when the list was renewed last
+let listing = null; // what will renew it
 let stopRecording = null;
 
 const color = (classId) => labels[classId]?.color ?? "#fff";
@@ -109,6 +110,7 @@ function showNothing(source) {
 function choose(name) {
   stopRecording?.();
   camera = name;
+  if (name !== null) element("camera").value = name;
   history.replaceState(null, "", of("/", camera === ALL ? { camera } : {}));
   live.clear();
   for (const spark of sparks.values()) spark.clear();
@@ -222,16 +224,21 @@ function showFilter() {
   element("filter").querySelector("summary").textContent = parts.length ? `Filter: ${parts.join(", ")}` : "Filter";
   element("threshold-value").textContent = `${Math.round(threshold * 100)}%`;
   store();
-  listed = 0;
   live.redraw();
-  if (live.result) showResult(live.result);
+  if (live.result) listResult();
 }
 
-function showResult(result) {
+// Pictures come faster than one reads.
+function showResult() {
   view.classList.remove("empty");
-  const now = performance.now();
-  if (now - listed < LIST_MS) return;
-  listed = now;
+  listing ??= setTimeout(listResult, Math.max(0, listed + LIST_MS - performance.now()));
+}
+
+function listResult() {
+  listing = null;
+  listed = performance.now();
+  const result = live.result;
+  if (!result) return;
   element("age").textContent = (result.age_ms / 1000).toFixed(2);
   element("age-of").textContent = result.still ? "Nothing moves" : "Searched";
   const limit = result.detections.some((detection) => "track_id" in detection) ? FOLLOWED_OLD_S : OLD_S;

@@ -1,5 +1,4 @@
-// Video by WebRTC, asked for as WHEP says.
-const GATHER_MS = 1000;
+// Video by WebRTC, asked for as WHEP says. The server finds the way from the browser's own packets.
 
 export class Whep {
   constructor(video) {
@@ -19,7 +18,6 @@ export class Whep {
       if (peer === this.peer && ["failed", "disconnected", "closed"].includes(peer.connectionState)) lost();
     };
     await peer.setLocalDescription(await peer.createOffer());
-    await gathered(peer);
     const answer = await fetch(`/whep?${query}`, { method: "POST", headers: { "Content-Type": "application/sdp" }, body: peer.localDescription.sdp });
     if (!answer.ok) throw new Error(await answer.text());
     if (peer !== this.peer) return;
@@ -35,12 +33,4 @@ export class Whep {
     if (this.session) fetch(this.session, { method: "DELETE", keepalive: true }).catch(() => {});
     this.session = null;
   }
-}
-
-function gathered(peer) {
-  return new Promise((resolve) => {
-    if (peer.iceGatheringState === "complete") return resolve();
-    peer.onicegatheringstatechange = () => peer.iceGatheringState === "complete" && resolve();
-    setTimeout(resolve, GATHER_MS);
-  });
 }
