@@ -24,7 +24,7 @@ from edge_detector.publishers import EventHistory
 from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web.access import Access
 from edge_detector.publishers.web.certificate import Certificate
-from edge_detector.publishers.web.guard import Guard, limit_untaken
+from edge_detector.publishers.web.guard import HANDSHAKE_S, Guard, Mistakes, limit_untaken
 from edge_detector.publishers.web.hub import FrameHub, Look
 from edge_detector.publishers.web.routes import Pages
 from edge_detector.publishers.web.site import Site
@@ -150,19 +150,20 @@ class WebPublisher:
         access = Access(self._access, self._host, self._port)
         pages = Pages(site, access)
         # Handlers are cancelled when their client goes, so that no viewer is counted who has left.
-        guard = Guard(lambda: cast("web.Server", runner.server)())
+        tls = None if self._tls is None else self._tls.context
+        handshake_s = None if tls is None else HANDSHAKE_S
+        guard = Guard(lambda: cast("web.Server", runner.server)(), opens_s=handshake_s)
         runner = web.AppRunner(
             pages.application(guard.note),
             access_log=None,
+            logger=_server_logger(),
             handler_cancellation=True,
             shutdown_timeout=0.5,
             keepalive_timeout=KEEPALIVE_S,
         )
         await runner.setup()
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(
-            guard, sock=self._socket, ssl=None if self._tls is None else self._tls.context
-        )
+        listening = await loop.create_server(guard, sock=self._socket, ssl=tls, ssl_handshake_timeout=handshake_s)
         self._ready.set_result((loop, pages))
         renewing = asyncio.create_task(self._tls.renew()) if self._tls is not None else None
         await self._stop.wait()
@@ -179,6 +180,14 @@ class WebPublisher:
     def _draw_jpeg(self, result: FrameResult, look: Look) -> bytes:
         image = self._overlay.draw(result) if look.boxes else result.frame.image
         return encode_jpeg(_narrowed(image, look.width), JPEG_QUALITY)
+
+
+def _server_logger() -> logging.Logger:
+    """Return aiohttp's logger of errors, without those that are the clients'."""
+    named = logging.getLogger(f"{__name__}.server")
+    if not named.filters:
+        named.addFilter(Mistakes())
+    return named
 
 
 def _narrowed(image: npt.NDArray[np.uint8], width: int | None) -> npt.NDArray[np.uint8]:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 MAX_CONNECTIONS = 200
 FIRST_REQUEST_S = 10.0  # in which a new connection must have sent a request
 UNTAKEN_S = 20.0  # sent bytes that are not taken for so long end a connection
-_OPENS_S = 1.0  # after its protocol a connection has its transport
+HANDSHAKE_S = 5.0  # of TLS
+THEIRS = (HttpProcessingError, web.RequestPayloadError, web.HTTPException, ConnectionError)
+_OPENS_S = 0.1  # after its protocol a connection has its transport
 
 
 class Guard:
     """Makes the protocols of a server's connections, at most `max_connections`; what is beyond is closed at once.
 
     A connection that has sent no whole request after `first_request_s` seconds is closed, which older versions of
-    aiohttp do not do. `note` has to be called for each response.
+    aiohttp do not do. `note` has to be called for each response. `opens_s` after its protocol a connection has its
+    transport, or has gone.
 
     Attributes:
         refused: connections that were one too many.
@@ -31,18 +36,20 @@ class Guard:
         server: Callable[[], RequestHandler],
         max_connections: int = MAX_CONNECTIONS,
         first_request_s: float = FIRST_REQUEST_S,
+        opens_s: float | None = None,
     ) -> None:
         self.refused = 0
         self._server = server
         self._max_connections = max_connections
         self._first_request_s = first_request_s
+        self._opens_s = opens_s or _OPENS_S
         self._made_s: dict[RequestHandler, float] = {}  # when, of all that are open
         self._silent: dict[RequestHandler, asyncio.TimerHandle] = {}
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a new connection."""
         loop = asyncio.get_running_loop()
-        old_s = loop.time() - _OPENS_S
+        old_s = loop.time() - self._opens_s
         self._made_s = {one: at_s for one, at_s in self._made_s.items() if one.transport is not None or at_s > old_s}
         if len(self._made_s) >= self._max_connections:
             self.refused += 1
@@ -62,6 +69,15 @@ class Guard:
         self._silent.pop(handler, None)
         if handler.transport is not None:
             handler.transport.abort()
+
+
+class Mistakes(logging.Filter):
+    """Keeps what clients do wrong out of a server's log, which anybody could fill with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is of something else."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, THEIRS)
 
 
 class _Refusal(asyncio.Protocol):
