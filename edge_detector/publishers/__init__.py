@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, cast
 
@@ -15,6 +16,7 @@ PUBLISHERS = {
     "jsonl": "edge_detector.publishers.jsonl:open_jsonl",
     "mqtt": "edge_detector.publishers.mqtt:MqttPublisher",
     "pictures": "edge_detector.publishers.pictures:open_pictures",
+    "udp": "edge_detector.publishers.udp:open_udp",
     "video": "edge_detector.publishers.video:open_video",
     "web": "edge_detector.publishers.web:WebPublisher",
 }
@@ -127,8 +129,31 @@ def open_event_publisher(kind: str, **settings: Any) -> EventPublisher:
     return cast(EventPublisher, _open(EVENT_PUBLISHERS, kind, settings))
 
 
+def open_sink(kind: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Any:
+    """Return the `Publisher` or `EventPublisher` or both that is named `kind` in one of the tables.
+
+    It is opened with `options`, and with what it takes of `offered`.
+
+    Raises:
+        ConfigError: there is no such kind, or it does not take these options.
+        PublishError: what it needs cannot be used.
+    """
+    opener = _find(PUBLISHERS | EVENT_PUBLISHERS, kind)
+    takes = inspect.signature(opener)
+    arguments = {key: value for key, value in offered.items() if key in takes.parameters} | dict(options)
+    try:
+        takes.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"options of {kind}: {error}; it takes {', '.join(takes.parameters)}") from error
+    return opener(**arguments)
+
+
 def _open(table: Mapping[str, str], kind: str, settings: Mapping[str, Any]) -> Any:
+    return _find(table, kind)(**settings)
+
+
+def _find(table: Mapping[str, str], kind: str) -> Any:
     if kind not in table:
         raise ConfigError(f"unknown publisher '{kind}'; choose from {', '.join(table)}")
     module, _, attribute = table[kind].partition(":")
-    return getattr(importlib.import_module(module), attribute)(**settings)
+    return getattr(importlib.import_module(module), attribute)

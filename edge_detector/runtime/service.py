@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from edge_detector.backends import DeviceOptions
-from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig, parse_address
+from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig
 from edge_detector.config_checks import check_coordinates, check_labels
 from edge_detector.detector import Detector
 from edge_detector.errors import ConfigError, DelegateError, PublishError
@@ -20,11 +21,14 @@ from edge_detector.frame import parse_size
 from edge_detector.object_config import RuleConfig
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
-from edge_detector.publishers import EventHistory, EventPublisher, Publisher, open_event_publisher, open_publisher
+from edge_detector.publishers import EventHistory, Publisher, open_event_publisher, open_publisher, open_sink
+from edge_detector.publishers.append_file import UNLIMITED, Growth
 from edge_detector.publishers.event_store import open_event_store
+from edge_detector.publishers.sink_filter import filtered
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
+from edge_detector.sink_config import SinkFilterConfig, parse_address
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
 from edge_detector.tracking.follower import Follower, FollowerOptions
@@ -35,6 +39,7 @@ logger = logging.getLogger(__name__)
 CLOSE_S = 1.0  # in which what is over the network must end
 FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
+ALL = SinkFilterConfig()
 _HANGS_AFTER_S = 5.0  # beyond the time in which a camera itself notices that no picture comes
 
 
@@ -206,9 +211,10 @@ class _Outputs:
         self._waiting: dict[str, Any] = {"lossless": not self._live, "stop": stop}
         output = config.output
         # What a file gives is one piece, however large.
-        self._growth = {"max_mb": output.jsonl_max_mb, "keep": output.jsonl_keep} if self._live else {}
+        days, keep, sync_s = output.jsonl_max_days or math.inf, output.jsonl_keep, output.jsonl_sync_s
+        self._growth = Growth(output.jsonl_max_mb, days, keep, sync_s) if self._live else UNLIMITED
         self._stack = ExitStack()
-        self._elsewhere: list[EventPublisher] = []  # what is over the network, closed all together
+        self._elsewhere: list[Any] = []  # what is over the network, closed all together
         self._stack.callback(_close_together, self._elsewhere)
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
 
@@ -224,12 +230,17 @@ class _Outputs:
             self._add(self._open_web(history), feeds)
         if isinstance(self._pipeline, LivePipeline):
             self._open_mqtt(feeds, self._pipeline)
-            self._open_webhooks(feeds)
-        elif self._config.mqtt.host is not None or self._config.webhooks:
-            logger.warning("mqtt and webhooks: what is found in a file does not go there")
+            for hook in self._config.webhooks.values():
+                self._add_elsewhere(open_event_publisher("webhook", settings=hook), feeds, hook)
+            if self._config.udp.address is not None:
+                udp = open_publisher("udp", settings=self._config.udp, **self._model)
+                self._add_elsewhere(udp, feeds, self._config.udp)
+        else:
+            self._warn_of_what_is_live()
+        self._open_sinks(feeds)
         if output.jsonl is not None:
-            lines = {"target": output.jsonl, "append": True, **self._growth}
-            self._add(open_publisher("jsonl", **lines, **self._model, **self._waiting), feeds)
+            lines = {"target": output.jsonl, "append": True, "growth": self._growth}
+            self._add(open_publisher("jsonl", **lines, **self._model, **self._waiting), feeds, output.jsonl_filter)
         if output.video is not None:
             for feed in feeds:
                 path, fps = output.video.replace("{camera}", feed.name), feed.source.fps or USUAL_FPS
@@ -240,11 +251,42 @@ class _Outputs:
         """Close all."""
         self._stack.close()
 
-    def _add(self, publisher: Publisher, feeds: Sequence[Feed]) -> None:
+    def _add(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig = ALL) -> None:
+        """Let feeds publish there what is wanted: results, events, or both."""
         self._stack.enter_context(closing(publisher))
+        self._connect(publisher, feeds, wanted)
+
+    def _add_elsewhere(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig) -> None:
+        self._elsewhere.append(publisher)
+        self._connect(publisher, feeds, wanted)
+
+    def _connect(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig) -> None:
         self.names.append(publisher.name)
+        if not self._live:  # of a file all goes, so that it always gives the same
+            wanted = wanted.model_copy(update={"max_per_s": None})
+        through = filtered(publisher, wanted, self._model["labels"])
         for feed in feeds:
-            feed.add(publisher)
+            if hasattr(publisher, "publish"):
+                feed.add(through)
+            if hasattr(publisher, "publish_event"):
+                feed.add_events(through)
+
+    def _warn_of_what_is_live(self) -> None:
+        config = self._config
+        keys = {"mqtt": config.mqtt.host, "webhooks": config.webhooks, "udp": config.udp.address}
+        named = [key for key, value in keys.items() if value]
+        if named:
+            logger.warning("%s: what is found in a file does not go there", ", ".join(named))
+
+    def _open_sinks(self, feeds: Sequence[Feed]) -> None:
+        """Open the sinks of any kind that the settings name."""
+        offered = {**self._model, **self._waiting, "overlay": self._overlay}
+        for name, sink in self._config.sinks.items():
+            try:
+                publisher = open_sink(sink.kind, sink.options, offered)
+            except ConfigError as error:
+                raise ConfigError(f"sinks.{name}: {error}") from error
+            (self._add_elsewhere if self._live else self._add)(publisher, feeds, sink)
 
     def _open_web(self, history: EventHistory) -> Publisher:
         host, port = parse_address(self._config.http or "")
@@ -268,27 +310,21 @@ class _Outputs:
             return
         labels: Sequence[str] = self._model["labels"]
         few = labels if len(labels) <= FEW_LABELS else ()
+        wanted = self._config.mqtt.filter
+        counted = {
+            name: [label for label in camera.objects.track or few if label in (wanted.labels or labels)]
+            for name, camera in self._config.feeds.items()
+            if name in (wanted.cameras or self._config.feeds)
+        }
         broker = open_publisher(
             "mqtt",
             settings=self._config.mqtt,
-            cameras={name: camera.objects.track or few for name, camera in self._config.feeds.items()},
+            cameras=counted,
             status=pipeline.status,
             set_detecting=pipeline.set_detecting,
             **self._model,
         )
-        self._elsewhere.append(cast(EventPublisher, broker))
-        self.names.append(broker.name)
-        for feed in feeds:
-            feed.add(broker)
-            feed.add_events(self._elsewhere[-1])
-
-    def _open_webhooks(self, feeds: Sequence[Feed]) -> None:
-        for hook in self._config.webhooks.values():
-            publisher = open_event_publisher("webhook", settings=hook)
-            self._elsewhere.append(publisher)
-            self.names.append(publisher.name)
-            for feed in feeds:
-                feed.add_events(publisher)
+        self._add_elsewhere(broker, feeds, wanted)
 
     def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
         """Open what keeps events, and return the history; what happens in a file is kept in memory only."""
@@ -301,18 +337,15 @@ class _Outputs:
             if events.path is not None:
                 logger.warning("events.path: what happens in a file is not history; it does not go to %s", events.path)
         self._stack.enter_context(closing(store))
-        publishers: list[EventPublisher] = [store]
-        if events.jsonl is not None:
-            publishers.append(open_event_publisher("lines", path=events.jsonl, **self._growth, **self._waiting))
-            self.names.append(publishers[-1].name)
-            self._stack.enter_context(closing(publishers[-1]))
         for feed in feeds:
-            for publisher in publishers:
-                feed.add_events(publisher)
+            feed.add_events(store)
+        if events.jsonl is not None:
+            lines = open_event_publisher("lines", path=events.jsonl, growth=self._growth, **self._waiting)
+            self._add(lines, feeds, events.jsonl_filter)
         return store.sink
 
 
-def _close_together(publishers: Sequence[EventPublisher]) -> None:
+def _close_together(publishers: Sequence[Any]) -> None:
     """Close all at the same time: one that hangs must not take the others' time, and is left behind in the end."""
     closing_ = [threading.Thread(target=_close_or_warn, args=(publisher,), daemon=True) for publisher in publishers]
     for thread in closing_:
@@ -322,7 +355,7 @@ def _close_together(publishers: Sequence[EventPublisher]) -> None:
         thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
-def _close_or_warn(publisher: EventPublisher) -> None:
+def _close_or_warn(publisher: Any) -> None:
     """Close what is elsewhere: that it is away is no failure of the service."""
     try:
         publisher.close()
