@@ -32,6 +32,7 @@ from edge_detector.sink_config import (
     OutputConfig,
     Secret,
     SinkConfig,
+    SnapshotsConfig,
     UdpConfig,
     WebhookConfig,
 )
@@ -144,6 +145,7 @@ class Config(Part):
     mqtt: MqttConfig = MqttConfig()
     webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
     udp: UdpConfig = UdpConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
     sinks: dict[Name, SinkConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -233,6 +233,24 @@ class UdpConfig(SinkFilterConfig):
     address: Annotated[str, AfterValidator(_check_receiver)] | None = None
 
 
+class SnapshotsConfig(SinkFilterConfig):
+    """A folder for the best picture of each object.
+
+    Attributes:
+        path: of the folder; null: none.
+        crop: the object with its surroundings, instead of the whole picture.
+        quality: of the JPEG, 1 to 100.
+        max_age_days: what is older is deleted.
+        max_mb: so are the oldest, when all take more.
+    """
+
+    path: str | None = None
+    crop: bool = False
+    quality: Jpeg = 90
+    max_age_days: Positive = 30.0
+    max_mb: Positive = 500.0
+
+
 class SinkConfig(SinkFilterConfig):
     """Any other sink: `kind` is its name among the publishers, `options` what it is opened with."""
 

@@ -16,6 +16,7 @@ PUBLISHERS = {
     "jsonl": "edge_detector.publishers.jsonl:open_jsonl",
     "mqtt": "edge_detector.publishers.mqtt:MqttPublisher",
     "pictures": "edge_detector.publishers.pictures:open_pictures",
+    "snapshots": "edge_detector.publishers.snapshots:open_snapshots",
     "udp": "edge_detector.publishers.udp:open_udp",
     "video": "edge_detector.publishers.video:open_video",
     "web": "edge_detector.publishers.web:WebPublisher",

@@ -70,10 +70,10 @@ class _FileSink:
             raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
         self._replaces = not append and Path(path).is_file()  # with the first line: until then a run can still fail
 
-    def write(self, result: FrameResult) -> None:
+    def write(self, result: FrameResult) -> bool:
         line = self._lines.line(result)
         if not line:
-            return
+            return False
         try:
             if self._replaces:
                 self._file.clear()
@@ -81,6 +81,7 @@ class _FileSink:
             self._file.append(line)
         except OSError as error:
             raise PublishError(f"cannot write {self.name}: {error.strerror}; free some space") from error
+        return True
 
     def finish(self, complete: bool) -> None:
         self._file.close()

@@ -40,10 +40,10 @@ class _UdpSink:
         self._fault = ""
         self._too_large = 0
 
-    def write(self, result: FrameResult) -> None:
+    def write(self, result: FrameResult) -> bool:
         document = self._lines.line(result).rstrip(b"\n")
         if not document:
-            return
+            return False
         try:
             self._found().sendto(document, self._to)
         except OSError as error:
@@ -56,6 +56,7 @@ class _UdpSink:
                     self.name,
                     len(document),
                 )
+        return True
 
     def finish(self, complete: bool) -> None:
         """Close the socket, and say how many were too large."""

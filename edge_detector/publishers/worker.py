@@ -29,8 +29,12 @@ class Sink(Protocol):
     name: str
     uses_image: bool  # if not, it gets pictures of the right size that are black and take no memory
 
-    def write(self, result: FrameResult) -> None:
-        """Write one result; any exception ends the worker, unless it `goes_on`."""
+    def write(self, result: FrameResult) -> bool | None:
+        """Write one result; any exception ends the worker, unless it `goes_on`.
+
+        Returns:
+            False where nothing was to be written, which does not say that the sink works.
+        """
         ...
 
     def finish(self, complete: bool) -> None:
@@ -42,7 +46,7 @@ class Sink(Protocol):
 class BothSink(Sink, Protocol):
     """A sink for results and events, in the order in which they come."""
 
-    def write_event(self, event: Event | Alert) -> None:
+    def write_event(self, event: Event | Alert) -> bool | None:
         """Write one event or alert; see `write`."""
         ...
 
@@ -186,17 +190,20 @@ class QueuedPublisher:
             self._sink.finish(complete)
 
     def _write(self, item: FrameResult | Event | Alert | None) -> None:
+        wrote: bool | None = False
         try:
             if isinstance(item, FrameResult):
-                self._sink.write(item)
+                wrote = self._sink.write(item)
+            elif self._both is not None and item is not None:
+                wrote = self._both.write_event(item)
             elif self._both is not None:
-                self._both.rest() if item is None else self._both.write_event(item)
+                self._both.rest()
         except (PublishError, OSError) as error:
             if not self._goes_on:
                 raise
             self._note_failure(error)
         else:
-            if item is not None and self._failing is not None:
+            if wrote is not False and self._failing is not None:
                 logger.warning("%s works again after %.0f s", self.name, time.monotonic() - self._failing[0])
                 self._failing = None
 
@@ -243,6 +250,11 @@ class QueuedBoth:
     def dropped(self) -> int:
         """Results and events that were left out."""
         return self._worker.dropped
+
+    @property
+    def failed(self) -> int:
+        """Results and events that could not be written."""
+        return self._worker.failed
 
 
 def _told(name: str, error: Exception) -> str:

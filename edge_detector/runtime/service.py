@@ -235,6 +235,9 @@ class _Outputs:
             if self._config.udp.address is not None:
                 udp = open_publisher("udp", settings=self._config.udp, **self._model)
                 self._add_elsewhere(udp, feeds, self._config.udp)
+            if self._config.snapshots.path is not None:
+                labels = self._model["labels"]
+                self._add(open_publisher("snapshots", settings=self._config.snapshots, labels=labels), feeds)
         else:
             self._warn_of_what_is_live()
         self._open_sinks(feeds)
@@ -274,6 +277,7 @@ class _Outputs:
     def _warn_of_what_is_live(self) -> None:
         config = self._config
         keys = {"mqtt": config.mqtt.host, "webhooks": config.webhooks, "udp": config.udp.address}
+        keys |= {"snapshots": config.snapshots.path}
         named = [key for key, value in keys.items() if value]
         if named:
             logger.warning("%s: what is found in a file does not go there", ", ".join(named))

@@ -16,7 +16,7 @@ from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import PUBLISHERS, Publisher, open_publisher
 from edge_detector.runtime.metrics import DetectorStatus, ProcessStatus, ServiceStatus
-from edge_detector.sink_config import MqttConfig, UdpConfig
+from edge_detector.sink_config import MqttConfig, SnapshotsConfig, UdpConfig
 
 MakeResult = Callable[..., FrameResult]
 LABELS = ("person",)
@@ -35,6 +35,7 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
             "set_detecting": lambda name, on: None,
         },
         "pictures": {"directory": folder / "pictures", "overlay": overlay},
+        "snapshots": {"settings": SnapshotsConfig(path=str(folder / "snapshots")), "labels": LABELS},
         "udp": {"settings": UdpConfig(address="127.0.0.1:9"), "labels": LABELS, "model_name": "tiny"},
         "video": {"path": folder / "out.mp4", "overlay": overlay, "fps": 10.0},
         "web": {"overlay": overlay, "labels": LABELS, "model_name": "tiny", "port": 0},
@@ -83,7 +84,7 @@ def test_publishing_after_close_is_an_error(publisher: Publisher, make_result: M
 
 def test_unknown_kind_is_a_config_error_that_lists_the_kinds() -> None:
     with pytest.raises(
-        ConfigError, match="unknown publisher 'fax'; choose from jsonl, mqtt, pictures, udp, video, web"
+        ConfigError, match="unknown publisher 'fax'; choose from jsonl, mqtt, pictures, snapshots, udp, video, web"
     ):
         open_publisher("fax")
 

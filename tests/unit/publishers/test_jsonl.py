@@ -105,7 +105,9 @@ def test_full_disk_is_outlived_by_a_camera_and_said_once(
     wait_until(lambda: path.stat().st_size > 0)
     with limit_files(path.stat().st_size + 20):
         for frame_id in range(1, 4):
-            publisher.publish(make_result(frame_id=frame_id))
+            result = make_result(frame_id=frame_id)
+            publisher.publish(result)
+            publisher.publish(replace(make_result(frame_id=9), detected_at=result.detected_at))  # no line: no success
             wait_until(lambda number=frame_id: publisher.failed == number)
         assert frame_ids(path) == [0]  # the half line is gone again
     publisher.publish(make_result(frame_id=4))
