@@ -30,6 +30,7 @@ from edge_detector.sink_config import (
     EventsConfig,
     MqttConfig,
     OutputConfig,
+    RecordingsConfig,
     Secret,
     SinkConfig,
     SnapshotsConfig,
@@ -146,6 +147,7 @@ class Config(Part):
     webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
     udp: UdpConfig = UdpConfig()
     snapshots: SnapshotsConfig = SnapshotsConfig()
+    recordings: RecordingsConfig = RecordingsConfig()
     sinks: dict[Name, SinkConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -54,6 +54,8 @@ def together_errors(config: Config) -> Iterator[str]:
             width, height = parse_size(feed.size)
             turned = feed.rotation in (90, 270)
             yield from _coordinate_errors(config, name, (height, width) if turned else (width, height))
+    if config.snapshots.path is not None and config.snapshots.path == config.recordings.path:
+        yield f"snapshots.path and recordings.path: must be two folders, both are {config.snapshots.path}"
     files = [("events.path", config.events.path), ("events.jsonl", config.events.jsonl)]
     files += [("output.jsonl", config.output.jsonl), ("output.video", config.output.video)]
     for (key, path), (other, other_path) in combinations(files, 2):

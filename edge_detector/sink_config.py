@@ -251,6 +251,34 @@ class SnapshotsConfig(SinkFilterConfig):
     max_mb: Positive = 500.0
 
 
+class RecordingsConfig(SinkFilterConfig):
+    """A folder for clips of wanted objects.
+
+    Attributes:
+        path: of the folder; null: none.
+        pre_roll_s: a clip begins so long before the object came,
+        post_roll_s: and ends so long after it went.
+        max_clip_s: then the next clip begins.
+        fps: pictures per second, at most.
+        max_width: larger pictures are made smaller; null: they are not.
+        bitrate_kbps: at most; null leaves it to the quality.
+        overlay: with what is drawn into the picture.
+        max_age_days: what is older is deleted.
+        max_mb: so are the oldest, when all take more.
+    """
+
+    path: str | None = None
+    pre_roll_s: NotNegative = 5.0
+    post_roll_s: NotNegative = 5.0
+    max_clip_s: Annotated[float, Field(ge=2)] = 60.0
+    fps: Annotated[float, Field(gt=0, le=100)] = 10.0
+    max_width: Annotated[int, Field(ge=64)] | None = 1280
+    bitrate_kbps: Annotated[int, Field(ge=50)] | None = None
+    overlay: bool = True
+    max_age_days: Positive = 7.0
+    max_mb: Positive = 2000.0
+
+
 class SinkConfig(SinkFilterConfig):
     """Any other sink: `kind` is its name among the publishers, `options` what it is opened with."""
 

@@ -25,7 +25,17 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (6, ("runtime", "cli", "commands", "__main__", "")),
 )
 STAGES = ("sources", "preprocess", "backends", "postprocess", "tracking", "publishers")
-OPTIONAL = ("ai_edge_litert", "tflite_runtime", "tensorflow", "torch", "picamera2", "libcamera", "paho", "aiohttp")
+OPTIONAL = (
+    "ai_edge_litert",
+    "tflite_runtime",
+    "tensorflow",
+    "torch",
+    "picamera2",
+    "libcamera",
+    "paho",
+    "aiohttp",
+    "av",
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

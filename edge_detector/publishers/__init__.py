@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from edge_detector.errors import ConfigError
@@ -16,6 +17,7 @@ PUBLISHERS = {
     "jsonl": "edge_detector.publishers.jsonl:open_jsonl",
     "mqtt": "edge_detector.publishers.mqtt:MqttPublisher",
     "pictures": "edge_detector.publishers.pictures:open_pictures",
+    "recordings": "edge_detector.publishers.recorder:open_recordings",
     "snapshots": "edge_detector.publishers.snapshots:open_snapshots",
     "udp": "edge_detector.publishers.udp:open_udp",
     "video": "edge_detector.publishers.video:open_video",
@@ -107,6 +109,31 @@ class EventHistory(Protocol):
         self, *, after: float | None = None, before: float | None = None, rule: str | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
         """Return alerts, newest first, at most 1000."""
+        ...
+
+
+class Recordings(Protocol):
+    """The clips that are kept; methods are safe on any thread."""
+
+    def list_clips(
+        self,
+        *,
+        camera: str | None = None,
+        after: float | None = None,
+        before: float | None = None,
+        object_id: str | None = None,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Return clips as JSON values, newest first, at most 1000; of all conditions, None is met by everything.
+
+        Each has `id`, `camera`, `start_ts` and `end_ts` in seconds since the epoch (`end_ts` is None while it is
+        written), `objects` (ids) and `labels` that it shows, and where they are known `width`, `height` and `bytes`.
+        `after` <= `start_ts` < `before`.
+        """
+        ...
+
+    def clip_path(self, clip_id: str) -> Path | None:
+        """Return the MP4 file of a clip, or None if there is none; ids are looked up, and never become paths."""
         ...
 
 

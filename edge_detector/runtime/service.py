@@ -21,9 +21,17 @@ from edge_detector.frame import parse_size
 from edge_detector.object_config import RuleConfig
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
-from edge_detector.publishers import EventHistory, Publisher, open_event_publisher, open_publisher, open_sink
+from edge_detector.publishers import (
+    EventHistory,
+    Publisher,
+    Recordings,
+    open_event_publisher,
+    open_publisher,
+    open_sink,
+)
 from edge_detector.publishers.append_file import UNLIMITED, Growth
 from edge_detector.publishers.event_store import open_event_store
+from edge_detector.publishers.recorder import open_clips
 from edge_detector.publishers.sink_filter import filtered
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
@@ -225,9 +233,10 @@ class _Outputs:
             PublishError: one cannot be opened; those before it are closed by `close`.
         """
         history = self._open_events(feeds)
+        recordings = self._open_recordings(feeds) if self._live else None
         output = self._config.output
         if self._config.http is not None:
-            self._add(self._open_web(history), feeds)
+            self._add(self._open_web(history, recordings), feeds)
         if isinstance(self._pipeline, LivePipeline):
             self._open_mqtt(feeds, self._pipeline)
             for hook in self._config.webhooks.values():
@@ -277,7 +286,7 @@ class _Outputs:
     def _warn_of_what_is_live(self) -> None:
         config = self._config
         keys = {"mqtt": config.mqtt.host, "webhooks": config.webhooks, "udp": config.udp.address}
-        keys |= {"snapshots": config.snapshots.path}
+        keys |= {"snapshots": config.snapshots.path, "recordings": config.recordings.path}
         named = [key for key, value in keys.items() if value]
         if named:
             logger.warning("%s: what is found in a file does not go there", ", ".join(named))
@@ -292,7 +301,16 @@ class _Outputs:
                 raise ConfigError(f"sinks.{name}: {error}") from error
             (self._add_elsewhere if self._live else self._add)(publisher, feeds, sink)
 
-    def _open_web(self, history: EventHistory) -> Publisher:
+    def _open_recordings(self, feeds: Sequence[Feed]) -> Recordings | None:
+        settings = self._config.recordings
+        if settings.path is None:
+            return None
+        clips = open_clips(settings)
+        given = {"labels": self._model["labels"], "overlay": self._overlay, "clips": clips}
+        self._add(open_publisher("recordings", settings=settings, **given), feeds)
+        return clips
+
+    def _open_web(self, history: EventHistory, recordings: Recordings | None) -> Publisher:
         host, port = parse_address(self._config.http or "")
         control: dict[str, Any] = {}
         if isinstance(self._pipeline, LivePipeline):
@@ -305,6 +323,7 @@ class _Outputs:
             host=host,
             port=port,
             events=history,
+            recordings=recordings,
             **self._model,
             **control,
         )

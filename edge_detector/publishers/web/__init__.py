@@ -16,7 +16,7 @@ from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
-from edge_detector.publishers import EventHistory
+from edge_detector.publishers import EventHistory, Recordings
 from edge_detector.publishers.web.hub import FrameHub
 from edge_detector.publishers.web.routes import MAX_VIEWERS, STALL_S, Pages, Site, is_loopback
 from edge_detector.runtime.metrics import ServiceStatus
@@ -39,7 +39,7 @@ class WebPublisher:
     the camera skips pictures, one who takes none for `stall_s` seconds is dropped. Port 0 takes any free port; `url`
     says where the page is. Results of several cameras are told apart by `FrameResult.camera`. `status` tells how the
     service is and `set_detecting(camera, on)` pauses and resumes detection; without them the page shows less.
-    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from.
+    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from, `recordings` are the clips.
 
     Raises:
         PublishError: the address cannot be listened on.
@@ -55,6 +55,7 @@ class WebPublisher:
         status: Callable[[], ServiceStatus] | None = None,
         set_detecting: Callable[[str, bool], None] | None = None,
         events: EventHistory | None = None,
+        recordings: Recordings | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         max_viewers: int = MAX_VIEWERS,
@@ -68,7 +69,7 @@ class WebPublisher:
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Mapping[str, FrameHub], Pages]] = Future()
         self._stop = asyncio.Event()
         self._closed = False
-        site = Site(tuple(cameras), labels, model_name, max_viewers, stall_s, status, set_detecting, events)
+        site = Site(tuple(cameras), labels, model_name, max_viewers, stall_s, status, set_detecting, events, recordings)
         self._thread = threading.Thread(target=self._run, args=(site,), name="web server", daemon=True)
         self._thread.start()
         self._loop, self._hubs, self._pages = self._ready.result()

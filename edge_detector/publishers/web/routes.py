@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from edge_detector.overlay import color_of
-from edge_detector.publishers import EventHistory
+from edge_detector.publishers import EventHistory, Recordings
 from edge_detector.publishers.schema import to_json
 from edge_detector.publishers.web.event_routes import EventPages
 from edge_detector.publishers.web.hub import FrameHub, HubClosed
@@ -50,6 +50,7 @@ class Site:
     status: Callable[[], ServiceStatus] | None
     set_detecting: Callable[[str, bool], None] | None
     events: EventHistory | None
+    recordings: Recordings | None = None
 
 
 class Pages:
