@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 KEPT_BYTES = 32 * 1024 * 1024  # of the pictures of the last seconds
 KEPT_QUALITY = 90
 LAG_S = 5.0  # an object may have been seen so long before it was told of
-CATCH_UP = 3  # pictures that are recorded for each that comes, so that what was kept is recorded bit by bit
+CATCH_UP = 0.5  # of the time between two pictures goes to recording those that were kept
 RETRY_S = 10.0
 OVER_S = 1.0
 CLOSE_S = 0.5  # for what is still to be recorded
@@ -139,7 +139,7 @@ class Tape:
         self._pictures.append(picture)
         self._bytes += len(picture.jpeg)
         if self._is_recording():
-            self._record(CATCH_UP)
+            self._record(CATCH_UP / self._settings.fps)
         else:
             self._forget(picture.at_s - self._settings.pre_roll_s - LAG_S)
         return self._recording is not None and self._recording.writer.fragments > 0
@@ -171,7 +171,7 @@ class Tape:
         """Record what is left, for half a second at most, and end the clip."""
         try:
             if self._is_recording():
-                self._record(deadline_s=time.monotonic() + CLOSE_S)
+                self._record(CLOSE_S)
         finally:
             self._end()
 
@@ -182,10 +182,10 @@ class Tape:
         while self._pictures and (self._pictures[0].at_s < before_s or self._bytes > KEPT_BYTES):
             self._bytes -= len(self._pictures.popleft().jpeg)
 
-    def _record(self, count: float = math.inf, deadline_s: float = math.inf) -> None:
-        """Record the oldest `count` pictures, or what can be until `deadline_s`, and end the clip at its end."""
-        while self._pictures and count > 0 and time.monotonic() < deadline_s:
-            count -= 1
+    def _record(self, budget_s: float) -> None:
+        """Record the oldest pictures, one at least, for so long, and end the clip at its end."""
+        deadline_s = time.monotonic() + budget_s
+        while self._pictures and time.monotonic() < deadline_s:
             if self._pictures[0].at_s > self._until_s:
                 self._end()
                 return

@@ -71,6 +71,7 @@ def test_sinks_in_the_sample_show_every_key(examples: Config) -> None:
         ("events: {jsonl_filter: {cameras: [x]}}", r"events\.jsonl_filter\.cameras: no camera is named 'x'"),
         ("sinks: {mine: {kind: jsonl, zones: [x]}}", r"sinks\.mine\.zones: no zone is named 'x'"),
         ("udp: {address: 'host:0'}", r"udp\.address: give the port that is listened on"),
+        ("snapshots: {path: /a}\nrecordings: {path: /a}", r"snapshots\.path and recordings\.path: must be two folders"),
         ("udp: {address: host}", r"udp\.address: 'host' is no address"),
     ],
 )
