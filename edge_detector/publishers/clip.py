@@ -35,6 +35,7 @@ class Clip:
         self._last_pts = -1
         self._key_pts = -TICKS_PER_S * 10
         self._began_s = 0.0
+        self._error: PublishError | None = None
         options = {"preset": "ultrafast", "tune": "zerolatency", "crf": str(CRF), "forced-idr": "1", "g": "10000"}
         if bitrate_kbps is not None:
             options |= {"maxrate": f"{bitrate_kbps}k", "bufsize": f"{2 * bitrate_kbps}k"}
@@ -62,29 +63,37 @@ class Clip:
         frame.pts, frame.time_base = pts, Fraction(1, TICKS_PER_S)
         is_key = pts - self._key_pts >= KEYFRAME_S * TICKS_PER_S
         frame.pict_type = PictureType.I if is_key else PictureType.NONE
-        try:
-            self._container.mux(self._stream.encode(frame))
-        except (av.FFmpegError, OSError) as error:
-            raise _failure(self._path, error) from error
+        self._mux(frame)
         if is_key:
             self.fragments += self._last_pts >= 0
             self._key_pts = pts
         self._last_pts = pts
 
     def close(self) -> None:
-        """Write out the rest, and wait until all is on the medium."""
+        """Write out the rest, and wait until all is on the medium; if that fails, half a fragment is cut off."""
         try:
             try:
-                if self._last_pts >= 0:
-                    self._container.mux(self._stream.encode(None))
+                if self._last_pts >= 0 and self._error is None:
+                    self._mux(None)
             finally:
                 self._container.close()
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
         except (av.FFmpegError, OSError) as error:
+            self._error = self._error or _failure(self._path, error)
+        except PublishError as error:
+            self._error = error
+        if self._error is not None:
             with suppress(OSError):
                 _cut(self._path)
-            raise _failure(self._path, error) from error
+            raise self._error
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (av.FFmpegError, OSError) as error:
+            self._error = _failure(self._path, error)
+            raise self._error from error
 
 
 def mend(path: Path) -> float | None:
