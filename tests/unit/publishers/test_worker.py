@@ -91,7 +91,7 @@ def test_close_writes_what_is_queued_and_finishes_once(make_result: MakeResult) 
 def test_failure_of_the_sink_surfaces_as_publish_error(make_result: MakeResult, lossless: bool) -> None:
     sink = GatedSink(fails_at=1)
     sink.gate.set()
-    publisher = QueuedPublisher(sink, lossless=lossless, capacity=2)
+    publisher = QueuedPublisher(sink, lossless=lossless, capacity=1000)
     with pytest.raises(PublishError, match="gated: disk on fire") as caught:  # noqa: PT012 - some publish, not the first
         for frame_id in range(1000):
             publisher.publish(make_result(frame_id=frame_id))
