@@ -85,7 +85,11 @@ class Clips:
         stem = self._files.stem(camera, start_ts, next(iter(objects.values()), "object"), str(number))
         shape = _shape(camera, number) | {"width": size_wh[0], "height": size_wh[1]}
         stem.parent.mkdir(parents=True, exist_ok=True)
-        self._put(stem, shape | _seen(objects))
+        try:
+            self._put(stem, shape | _seen(objects))
+        except OSError:
+            self.drop(shape["id"])
+            raise
         return shape["id"], _video(stem)
 
     def note(self, clip_id: str, objects: dict[str, str]) -> None:

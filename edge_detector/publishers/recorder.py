@@ -16,6 +16,7 @@ from edge_detector.publishers.worker import QueuedBoth
 from edge_detector.sink_config import RecordingsConfig
 
 CLOSE_S = 1.5
+DRAIN_S = 0.5  # of it, for what is still to be recorded
 REMEDY = "recordings need PyAV, which is not installed: pip install 'edge-detector[stream]'"
 
 
@@ -95,7 +96,7 @@ class Recorder:
     def finish(self, complete: bool) -> None:
         """End all clips."""
         for tape in self._tapes.values():
-            tape.close()
+            tape.close(DRAIN_S / len(self._tapes))
 
     def _end_what_is_over(self) -> None:
         self._clips.prune()

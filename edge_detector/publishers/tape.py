@@ -167,11 +167,11 @@ class Tape:
         if -math.inf < self._until_s < time.monotonic() - OVER_S:
             self.close()
 
-    def close(self) -> None:
-        """Record what is left, for half a second at most, and end the clip."""
+    def close(self, budget_s: float = CLOSE_S) -> None:
+        """Record what is left, for so long at most, and end the clip."""
         try:
             if self._is_recording():
-                self._record(CLOSE_S)
+                self._record(budget_s)
         finally:
             self._end()
 

@@ -460,6 +460,18 @@ def test_clip_whose_json_a_power_cut_has_spoilt_is_found_by_its_name(
     assert found["end_ts"] == pytest.approx(clip["end_ts"], abs=0.01)
 
 
+def test_clip_for_which_there_is_no_room_is_not_listed(
+    camera: Callable[..., Camera], limit_files: LimitFiles, tmp_path: Path
+) -> None:
+    front = camera()
+    with limit_files(10):
+        front.tell("new")
+        with pytest.raises(OSError, match="File too large"):
+            front.show(0.1)
+    assert front.clips.list_clips() == []
+    assert all_files(tmp_path) == []
+
+
 def test_missing_library_is_an_error_that_says_what_to_install(tmp_path: Path, repository: Path) -> None:
     code = (
         "import sys; sys.modules['av'] = None\n"
