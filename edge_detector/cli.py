@@ -68,6 +68,7 @@ def run(
     source: Annotated[str | None, typer.Option(help="auto, demo, a device, rtsp://..., a file or folder.")] = None,
     model: Model = None,
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address of the live page.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Open the page to everybody on the network.")] = False,
     duration: Annotated[float | None, typer.Option(min=0, metavar="S", help="Stop after so many seconds.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file; options given here win over it.")] = None,
     labels: Labels = None,
@@ -85,6 +86,7 @@ def run(
     from edge_detector.runtime.service import run_service
 
     given: dict[str, Any] = {"http": http, "output": {"jsonl": jsonl, "video": video}}
+    given["web"] = {"insecure": True if insecure else None}
     given["camera"] = {"source": source, "size": size, "fps": fps, "detect_fps": detect_fps}
     settings = _settings(config, {**given, "model": _model(model, labels, threshold, threads, runtime, device)})
     # What was named by hand must be there, a service waits for it; where nothing was, there is something to see.
@@ -127,6 +129,20 @@ def detect(
         raise typer.Exit(INTERRUPTED)
     if report.failed:
         raise SourceError(f"{report.failed} could not be read to the end (see above); all others are done")
+
+
+@app.command()
+def password() -> None:
+    """Make the entry of a user for web.users in the settings, from a password that is asked for."""
+    from edge_detector.passwords import hash_password
+
+    if sys.stdin.isatty():
+        given = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        given = sys.stdin.readline().rstrip("\n")
+    if not given:
+        raise typer.BadParameter("no password was given")
+    print(f'"{hash_password(given)}"')
 
 
 @app.command()

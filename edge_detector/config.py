@@ -36,7 +36,9 @@ from edge_detector.sink_config import (
     SnapshotsConfig,
     UdpConfig,
     WebhookConfig,
+    parse_address,
 )
+from edge_detector.web_config import WebConfig
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
 
@@ -133,6 +135,7 @@ class Config(Part):
     cameras: dict[Name, CameraConfig] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
     http: Address | None = "127.0.0.1:8080"
+    web: WebConfig = WebConfig()
     output: OutputConfig = OutputConfig()
     tracking: TrackingConfig = TrackingConfig()
     objects: ObjectsConfig = ObjectsConfig()
@@ -157,6 +160,8 @@ class Config(Part):
         if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
             raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
         wrong = list(together_errors(self))
+        closed = None if self.http is None else self.web.opens_to(parse_address(self.http)[0])
+        wrong += [] if closed is None else [f"http: {closed}"]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -170,6 +175,9 @@ class Config(Part):
     def _filled(self, camera: CameraConfig) -> FeedConfig:
         blocks = {key: getattr(self, key) for key in _BLOCKS if getattr(camera, key) is None}
         return FeedConfig.model_construct(**(dict(camera) | blocks))
+
+
+SECRET_KEYS = ("source", "password", "secret", "token", "url")
 
 
 def load_config(path: Path) -> Config:
@@ -212,8 +220,7 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    may_be_secret = key.endswith(("source", "password", "secret", "url"))
-    may_be_secret |= key.startswith(("webhooks", "sinks", "mqtt.host"))
+    may_be_secret = key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "sinks", "mqtt.host", "web.users"))
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"

@@ -36,6 +36,7 @@ from edge_detector.publishers.sink_filter import filtered
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
+from edge_detector.runtime.shown_settings import without_secrets
 from edge_detector.sink_config import SinkFilterConfig, parse_address
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
@@ -324,6 +325,8 @@ class _Outputs:
             port=port,
             events=history,
             recordings=recordings,
+            access=self._config.web,
+            settings=without_secrets(self._config),
             **self._model,
             **control,
         )

@@ -45,7 +45,7 @@ SHOWN_COLOR = """() => {
   const picture = document.getElementById("picture");
   const canvas = new OffscreenCanvas(1, 1);
   const context = canvas.getContext("2d");
-  context.drawImage(picture, picture.naturalWidth / 2, picture.naturalHeight / 2, 1, 1, 0, 0, 1, 1);
+  context.drawImage(picture, picture.width / 2, picture.height / 2, 1, 1, 0, 0, 1, 1);
   const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
   return (red + green + blue) / 3;
 }"""
@@ -122,7 +122,7 @@ def test_picture_moves_and_nothing_overflows_or_complains(
         ),
     ):
         page.wait_for_selector("#state[data-state=live]")
-        wait_until(lambda: page.evaluate("document.getElementById('picture').naturalWidth") == 320)
+        wait_until(lambda: page.get_attribute("#picture", "data-size") == "320x240")
         shades = set()
         for _ in range(40):
             shades.add(round(page.evaluate(SHOWN_COLOR) / 40))
@@ -168,7 +168,7 @@ def test_last_picture_is_shown_without_waiting_for_the_next(
 ) -> None:
     web.publish(make_result([], color=30))
     with opened(browser, web.url) as (page, _):
-        wait_until(lambda: page.evaluate("document.getElementById('picture').naturalWidth") == 160)
+        wait_until(lambda: page.get_attribute("#picture", "data-size") == "160x120")
         for color in (200, 60, 160):
             web.publish(make_result([], color=color))
             wait_until(lambda wanted=color: abs(page.evaluate(SHOWN_COLOR) - wanted) < 6, timeout_s=3)  # type: ignore[misc]
@@ -287,13 +287,13 @@ def test_camera_is_chosen_its_trouble_told_and_detection_paused(browser: Any, ma
         page.select_option("#camera", "yard")
         wait_until(lambda: page.inner_text("#state") == "live")
         wait_until(lambda: page.is_visible("#picture"))
-        with page.expect_response("**/api/detect"):
+        with page.expect_response("**/api/control"):
             page.click("#pause")
         wait_until(lambda: page.inner_text("#state") == "paused")
         assert service.detecting == {"yard": False, "gate": True}
         page.reload(wait_until="domcontentloaded")  # the choice is in the address
         wait_until(lambda: page.inner_text("#state") == "paused")
-        with page.expect_response("**/api/detect"):
+        with page.expect_response("**/api/control"):
             page.click("#pause")
         wait_until(lambda: page.inner_text("#state") == "live")
         assert service.detecting["yard"]

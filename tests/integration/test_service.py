@@ -242,7 +242,7 @@ def test_ends_while_the_picture_is_frozen(start: Start) -> None:
 def test_ends_while_detection_is_paused_and_resumes_when_told(start: Start) -> None:
     service = start(synthetic())
     service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
-    assert service.post("/api/detect", {"on": False}) == {"camera": "camera", "on": False}
+    assert service.post("/api/control", {"detect": False}) == {"camera": "camera", "detect": False}
     time.sleep(0.3)
     paused = service.get("/api/status")["service"]["cameras"]["camera"]
     time.sleep(0.5)
@@ -251,11 +251,11 @@ def test_ends_while_detection_is_paused_and_resumes_when_told(start: Start) -> N
     assert later["stats"]["inferred"] == paused["stats"]["inferred"]
     assert later["stats"]["captured"] > paused["stats"]["captured"]
     assert service.get("/api/detections")["detections"] == []
-    service.post("/api/detect", {"on": True})
+    service.post("/api/control", {"detect": True})
     service.wait_for_status(
         lambda status: status["cameras"]["camera"]["stats"]["inferred"] > later["stats"]["inferred"] + 5
     )
-    service.post("/api/detect", {"on": False})
+    service.post("/api/control", {"detect": False})
     assert service.end() == 0
 
 

@@ -9,7 +9,11 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 from aiohttp import web
 
 from edge_detector.errors import PublishError
@@ -17,14 +21,22 @@ from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import EventHistory, Recordings
-from edge_detector.publishers.web.hub import FrameHub
-from edge_detector.publishers.web.routes import MAX_VIEWERS, STALL_S, Pages, Site, is_loopback
+from edge_detector.publishers.web.access import Access
+from edge_detector.publishers.web.certificate import Certificate
+from edge_detector.publishers.web.guard import Guard, limit_untaken
+from edge_detector.publishers.web.hub import FrameHub, Look
+from edge_detector.publishers.web.routes import Pages
+from edge_detector.publishers.web.site import Site
 from edge_detector.runtime.metrics import ServiceStatus
+from edge_detector.web_config import WebConfig, is_loopback
 
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 80
 CLOSE_TIMEOUT_S = 1.0
+STALL_S = 10.0  # a viewer who takes no byte for so long is dropped
+KEEPALIVE_S = 15.0
+DEFAULTS = WebConfig()
 REMEDIES = {
     errno.EADDRINUSE: "it is in use; stop the other program or choose another port",
     errno.EACCES: "it needs root rights; choose a port from 1024 up",
@@ -39,10 +51,11 @@ class WebPublisher:
     the camera skips pictures, one who takes none for `stall_s` seconds is dropped. Port 0 takes any free port; `url`
     says where the page is. Results of several cameras are told apart by `FrameResult.camera`. `status` tells how the
     service is and `set_detecting(camera, on)` pauses and resumes detection; without them the page shows less.
-    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from, `recordings` are the clips.
+    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from, `recordings` are the
+    clips. `access` says who may come, `settings` is what `/api/config` shows.
 
     Raises:
-        PublishError: the address cannot be listened on.
+        PublishError: the address cannot be listened on, or the certificate cannot be used.
     """
 
     def __init__(
@@ -56,30 +69,47 @@ class WebPublisher:
         set_detecting: Callable[[str, bool], None] | None = None,
         events: EventHistory | None = None,
         recordings: Recordings | None = None,
+        access: WebConfig = DEFAULTS,
+        settings: Mapping[str, Any] | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
-        max_viewers: int = MAX_VIEWERS,
         stall_s: float = STALL_S,
     ) -> None:
+        self._tls = Certificate(access) if access.tls_cert is not None else None
         self._socket = _listen(host, port)
-        self.url = _url(host, self._socket.getsockname()[1])
+        self._host, self._port = host, self._socket.getsockname()[1]
+        self.url = _url(host, self._port, "http" if self._tls is None else "https")
         self.name = self.url
         self._overlay = overlay
-        self._loopback_only = is_loopback(host)
-        self._ready: Future[tuple[asyncio.AbstractEventLoop, Mapping[str, FrameHub], Pages]] = Future()
+        self._access = access
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        hubs = {camera: FrameHub(self._draw_jpeg, self._executor) for camera in cameras}
+        site = Site(
+            hubs,
+            labels,
+            model_name,
+            access.max_viewers,
+            stall_s,
+            status,
+            set_detecting,
+            events,
+            settings or {},
+            recordings,
+        )
+        self._hubs = hubs
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()
         self._stop = asyncio.Event()
         self._closed = False
-        site = Site(tuple(cameras), labels, model_name, max_viewers, stall_s, status, set_detecting, events, recordings)
         self._thread = threading.Thread(target=self._run, args=(site,), name="web server", daemon=True)
         self._thread.start()
-        self._loop, self._hubs, self._pages = self._ready.result()
-        if not self._loopback_only:
+        self._loop, self._pages = self._ready.result()
+        if not is_loopback(host) and not access.is_guarded:
             logger.warning("%s can be opened by anybody on the network", self.url)
 
     @property
     def wants_image(self) -> bool:
         """Whether somebody watches the stream."""
-        return self._pages.viewers > 0
+        return self._pages.live.viewers > 0
 
     @property
     def encoded(self) -> int:
@@ -115,34 +145,58 @@ class WebPublisher:
             self._ready.set_exception(error)
 
     async def _serve(self, site: Site) -> None:
-        with ThreadPoolExecutor(1, thread_name_prefix="encode") as executor:
-            hubs = {camera: FrameHub(self._draw_jpeg, executor) for camera in site.cameras}
-            pages = Pages(hubs, site)
-            app = pages.application(loopback_only=self._loopback_only)
-            # Handlers are cancelled when their client goes, so that no viewer is counted who has left.
-            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
-            await runner.setup()
-            await web.SockSite(runner, self._socket).start()
-            self._ready.set_result((asyncio.get_running_loop(), hubs, pages))
-            await self._stop.wait()
-            for hub in hubs.values():
-                hub.close()
-            await runner.cleanup()
+        access = Access(self._access, self._host, self._port)
+        pages = Pages(site, access)
+        # Handlers are cancelled when their client goes, so that no viewer is counted who has left.
+        guard = Guard(lambda: cast("web.Server", runner.server)())
+        runner = web.AppRunner(
+            pages.application(guard.note),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.5,
+            keepalive_timeout=KEEPALIVE_S,
+        )
+        await runner.setup()
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(
+            guard, sock=self._socket, ssl=None if self._tls is None else self._tls.context
+        )
+        self._ready.set_result((loop, pages))
+        renewing = asyncio.create_task(self._tls.renew()) if self._tls is not None else None
+        await self._stop.wait()
+        listening.close()
+        for hub in site.hubs.values():
+            hub.close()
+        await runner.cleanup()
+        access.close()
+        self._executor.shutdown()
+        if renewing is not None:
+            renewing.cancel()
 
-    def _draw_jpeg(self, result: FrameResult) -> bytes:
-        return encode_jpeg(self._overlay.draw(result), JPEG_QUALITY)
+    def _draw_jpeg(self, result: FrameResult, look: Look) -> bytes:
+        image = self._overlay.draw(result) if look.boxes else result.frame.image
+        return encode_jpeg(_narrowed(image, look.width), JPEG_QUALITY)
+
+
+def _narrowed(image: npt.NDArray[np.uint8], width: int | None) -> npt.NDArray[np.uint8]:
+    if width is None or image.shape[1] <= width:
+        return image
+    size_wh = width, max(1, round(image.shape[0] * width / image.shape[1]))
+    return cast(npt.NDArray[np.uint8], cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA))
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, str(error))
         raise PublishError(f"cannot serve the page on port {port} of {host}: {remedy}") from error
+    limit_untaken(listener)
+    return listener
 
 
-def _url(host: str, port: int) -> str:
+def _url(host: str, port: int, scheme: str) -> str:
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
-    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+    return f"{scheme}://[{shown}]:{port}/" if ":" in shown else f"{scheme}://{shown}:{port}/"

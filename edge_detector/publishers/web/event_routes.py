@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 from edge_detector.errors import PublishError
 from edge_detector.publishers import EventHistory
+from edge_detector.publishers.web.parameters import flag, one_of, read_parameters, read_time, whole_number
 
 T = TypeVar("T")
 
@@ -35,7 +34,7 @@ class EventPages:
 
     async def list_events(self, request: web.Request) -> web.Response:
         """Objects, newest first."""
-        events, wanted = self._history(), _parameters(request, {**OBJECTS, **PAGE, "ended": _flag})
+        events, wanted = self._history(), read_parameters(request, {**OBJECTS, **PAGE, "ended": flag})
         return web.json_response(await _answer(lambda: events.list_events(**wanted)))
 
     async def event(self, request: web.Request) -> web.Response:
@@ -56,12 +55,12 @@ class EventPages:
 
     async def counts(self, request: web.Request) -> web.Response:
         """How many objects came by hour or day."""
-        events, wanted = self._history(), _parameters(request, {**OBJECTS, "by": _period})
+        events, wanted = self._history(), read_parameters(request, {**OBJECTS, "by": _period})
         return web.json_response(await _answer(lambda: events.counts(**wanted)))
 
     async def list_alerts(self, request: web.Request) -> web.Response:
         """Alerts, newest first."""
-        events, wanted = self._history(), _parameters(request, {**TIMES, "rule": str, "limit": _limit})
+        events, wanted = self._history(), read_parameters(request, {**TIMES, "rule": str, "limit": _limit})
         return web.json_response(await _answer(lambda: events.list_alerts(**wanted)))
 
     def _history(self) -> EventHistory:
@@ -78,61 +77,8 @@ async def _answer(query: Callable[[], T]) -> T:
         raise web.HTTPServiceUnavailable(text=f"{error}\n", headers={"Retry-After": "5"}) from error
 
 
-def _parameters(request: web.Request, readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """Return the request's parameters, read by the reader of each; a reader's ValueError says what to give."""
-    wanted = {}
-    for name, text in request.query.items():
-        if name not in readers:
-            raise web.HTTPBadRequest(text=f"unknown parameter {name!r}; there are: {', '.join(readers)}\n")
-        try:
-            wanted[name] = readers[name](text)
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=f"{name} is {text!r}; give {error}\n") from error
-    return wanted
-
-
-def read_time(text: str) -> float:
-    """Return seconds since the epoch of these themselves, or of ISO 8601, which is local time if it has no offset.
-
-    Raises:
-        ValueError: it is neither; the message says what to give.
-    """
-    # A + that was not escaped has become a space; Python 3.10 does not know Z.
-    for reader in (float, _iso_time, lambda iso: _iso_time("+".join(iso.rsplit(" ", 1)))):
-        try:
-            ts = reader(text)
-        except (ValueError, OverflowError):
-            continue
-        if math.isfinite(ts):
-            return ts
-    raise ValueError("seconds since 1970 or a time like 2024-05-17T08:30:00+02:00")
-
-
-def _iso_time(text: str) -> float:
-    return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).timestamp()
-
-
-def _whole_number(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or len(text) > len(str(high)) or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def _one_of(values: Mapping[str, T]) -> Callable[[str], T]:
-    def read(text: str) -> T:
-        if text not in values:
-            raise ValueError(" or ".join(values))
-        return values[text]
-
-    return read
-
-
-_limit = _whole_number(1, MAX_LIMIT)
-_flag = _one_of({"true": True, "false": False})
-_period = _one_of({"hour": "hour", "day": "day"})
+_limit = whole_number(1, MAX_LIMIT)
+_period = one_of({"hour": "hour", "day": "day"})
 TIMES: Mapping[str, Callable[[str], Any]] = {"after": read_time, "before": read_time}
 OBJECTS: Mapping[str, Callable[[str], Any]] = {**TIMES, "label": str, "zone": str, "camera": str}
-PAGE: Mapping[str, Callable[[str], Any]] = {"limit": _limit, "offset": _whole_number(0, MAX_OFFSET)}
+PAGE: Mapping[str, Callable[[str], Any]] = {"limit": _limit, "offset": whole_number(0, MAX_OFFSET)}

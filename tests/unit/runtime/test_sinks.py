@@ -16,6 +16,7 @@ import pytest
 from edge_detector.config import parse_config
 from edge_detector.detector import Detector
 from edge_detector.runtime import service
+from edge_detector.runtime.shown_settings import without_secrets
 
 MakeDetector = Callable[..., Detector]
 Run = Callable[..., float]
@@ -100,3 +101,10 @@ def test_what_is_live_takes_nothing_from_a_file(
     assert "udp, snapshots, recordings: what is found in a file does not go there" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
     assert len(lines(tmp_path / "out.jsonl")) > 1  # of a file all go
+
+
+def test_options_of_a_sink_are_not_shown_since_they_may_be_secret() -> None:
+    config = parse_config({"sinks": {"mine": {"kind": "x", "options": {"key": "HIDDEN WORD", "list": [1]}}}}, "it")
+    shown = without_secrets(config)["sinks"]["mine"]
+    assert shown["options"] == {"key": "***", "list": "***"}
+    assert shown["kind"] == "x"

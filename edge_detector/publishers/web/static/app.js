@@ -1,55 +1,129 @@
-// The live page: keeps the stream open while the page is seen, and shows figures and detections beside it.
-const POLL_MS = 400;
+// The live page.
+import { canRecord, record } from "./clip.js";
+import { showLately } from "./lately.js";
+import { showDetections } from "./list.js";
+import { askJson, post } from "./net.js";
+import { Spark } from "./spark.js";
+import { FOLLOWED_OLD_S, OLD_S, View } from "./view.js";
+import { Whep } from "./whep.js";
+
+const STATUS_MS = 1000;
 const RETRY_MS = 3000;
+const LATELY_MS = 4000;
+const LIST_MS = 200;
 const SILENT_S = 5; // longer without a frame is worth saying
-const OLD_S = 1; // as in the overlay; objects that are followed are known for longer
-const FOLLOWED_OLD_S = 3;
+const ALL = "*"; // as camera: all of them
+const TILE = { width: 480, fps: 5, pictures: "true" };
 
 const element = (id) => document.getElementById(id);
-const picture = element("picture");
 const view = element("view");
+const stored = JSON.parse(localStorage.getItem("edge_detector") ?? "{}");
 
-let labelColors = null;
+let labels = []; // with their colours, by class_id
+let settings = {};
 let connected = true; // whether the last question to the server was answered
-let refused = false; // whether the stream could not be opened
 let camera = new URLSearchParams(location.search).get("camera"); // null: the first
+let cameras = [];
+let mode = stored.mode ?? "sharp";
+let threshold = stored.threshold ?? 0;
+const unwanted = new Set(stored.unwanted ?? []); // labels that are not shown
+const known = new Set(); // labels that were seen
+let listed = 0; // when the list was renewed last
+let stopRecording = null;
+
+const color = (classId) => labels[classId]?.color ?? "#fff";
+const wanted = (detection) => detection.score >= threshold && !unwanted.has(detection.label);
+const live = new View(element("picture"), { colors: color, wanted, seen: showResult });
+const whep = new Whep(element("video"));
+const tiles = new Map(); // views by camera
+const sparks = new Map();
+for (const id of ["inference", "capture", "latency", "objects", "temperature"]) sparks.set(id, new Spark(element(id).closest("div")));
+
+function store() {
+  localStorage.setItem("edge_detector", JSON.stringify({ mode, threshold, unwanted: [...unwanted] }));
+}
+
+// The query of something of the chosen camera.
+function query(more = {}) {
+  return new URLSearchParams({ ...(camera !== null && camera !== ALL && { camera }), ...more });
+}
 
 // The address of something of the chosen camera.
 function of(path, more = {}) {
-  const query = new URLSearchParams(camera === null ? more : { camera, ...more });
-  return query.size ? `${path}?${query}` : path;
+  const parameters = query(more);
+  return parameters.size ? `${path}?${parameters}` : path;
 }
 
-function openStream() {
-  picture.src = of("/stream.mjpg", { t: Date.now() });
+function openStreams() {
+  closeStreams();
+  if (camera === ALL) return openTiles();
+  const video = mode === "video";
+  element("video").hidden = !video;
+  element("picture").hidden = video;
+  live.open({ ...Object.fromEntries(query()), ...(!video && { pictures: "true", boxes: `${mode === "picture"}` }) }, mode === "sharp");
+  if (video) openVideo();
+}
+
+async function openVideo() {
+  const asked = camera;
+  try {
+    await whep.open(query(), () => setTimeout(() => mode === "video" && asked === camera && !document.hidden && openVideo(), RETRY_MS));
+  } catch (error) {
+    setMode("sharp");
+    showNotice(`No video: ${error.message}`);
+  }
+}
+
+function openTiles() {
+  for (const name of cameras) {
+    if (!tiles.has(name)) tiles.set(name, makeTile(name));
+    tiles.get(name).open({ ...TILE, camera: name }, true);
+  }
+}
+
+function closeStreams() {
+  live.close();
+  whep.close();
+  for (const tile of tiles.values()) tile.close();
+}
+
+function makeTile(name) {
+  const figure = element("tile").content.firstElementChild.cloneNode(true);
+  figure.dataset.camera = name;
+  figure.querySelector("b").textContent = name;
+  figure.querySelector("canvas").ariaLabel = `Live picture of ${name}`;
+  figure.querySelector("button").addEventListener("click", () => choose(name));
+  element("grid").append(figure);
+  return new View(figure.querySelector("canvas"), { colors: color, wanted });
 }
 
 // Nothing is known of this camera yet; what another one showed must not stay.
 function showNothing(source) {
-  for (const id of ["latency", "age", "inference", "capture"]) element(id).textContent = "–";
+  for (const id of ["latency", "age", "inference", "capture", "objects"]) element(id).textContent = "–";
   element("source").textContent = source;
-  element("count").textContent = 0;
-  element("detections").replaceChildren();
+  showDetections([], color, null);
   element("nothing").hidden = true;
   view.classList.add("empty");
 }
 
 function choose(name) {
+  stopRecording?.();
   camera = name;
-  history.replaceState(null, "", of("/"));
+  history.replaceState(null, "", of("/", camera === ALL ? { camera } : {}));
+  live.clear();
+  for (const spark of sparks.values()) spark.clear();
   showNothing("");
-  openStream();
+  element("grid").hidden = camera !== ALL;
+  element("single").hidden = camera === ALL;
   for (const [id, path] of [["snapshot", "/snapshot.jpg"], ["json", "/api/detections"], ["stream", "/stream.mjpg"]]) element(id).href = of(path);
+  openStreams();
 }
 
-function closeStream() {
-  picture.src = "/static/favicon.svg"; // another picture ends the stream, no picture would leave it open
-}
-
-async function fetchJson(path) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(RETRY_MS) });
-  if (!response.ok) throw new Error(`${path}: ${response.status}`);
-  return response.json();
+function setMode(wantedMode) {
+  mode = wantedMode;
+  element("mode").value = mode;
+  store();
+  openStreams();
 }
 
 function showState(state, word, message = "") {
@@ -60,19 +134,26 @@ function showState(state, word, message = "") {
   view.classList.toggle("dim", state === "silent" || state === "offline");
 }
 
+function showNotice(text) {
+  element("notice").textContent = text;
+  element("notice").hidden = !text;
+}
+
 function showCameras(status) {
   const list = element("camera");
   list.hidden = status.cameras.length < 2;
-  if (list.options.length !== status.cameras.length) list.replaceChildren(...status.cameras.map((name) => new Option(name)));
-  list.value = status.camera;
+  if (status.cameras.join() !== cameras.join()) {
+    cameras = status.cameras;
+    list.replaceChildren(...cameras.map((name) => new Option(name)), new Option("All cameras", ALL));
+    if (camera === ALL) openTiles();
+  }
+  list.value = camera === ALL ? ALL : status.camera;
 }
 
 // What the service says of itself: its device, and the camera's troubles in words.
 function showService(service, name) {
   const detector = service.detector;
-  const away = detector.state === "ok" ? "" : `The ${detector.device} stands in for ${detector.wanted}: ${detector.error}`;
-  element("notice").textContent = away;
-  element("notice").hidden = !away;
+  showNotice(detector.state === "ok" ? "" : `The ${detector.device} stands in for ${detector.wanted}: ${detector.error}`);
   const own = service.cameras[name];
   element("pause").hidden = false;
   element("pause").setAttribute("aria-pressed", !own.detecting);
@@ -81,93 +162,174 @@ function showService(service, name) {
   if (own.state === "reconnecting" || own.state === "failed") showState("silent", own.state, `${own.error}\n(no picture for ${seconds} s)`);
   else if (own.state === "frozen") showState("silent", "frozen", "");
   else if (!own.detecting && own.state === "live") showState("paused", "paused");
+  for (const figure of element("grid").children) {
+    const { state, detecting } = service.cameras[figure.dataset.camera];
+    const badge = figure.querySelector(".state");
+    badge.textContent = state === "live" && !detecting ? "paused" : state;
+    badge.dataset.state = state === "live" ? (detecting ? "live" : "paused") : "silent";
+  }
+  const temperature = service.process.temperature_c;
+  element("temperature-tile").hidden = temperature === null;
+  if (temperature !== null) showFigure("temperature", temperature, temperature.toFixed(0));
+}
+
+function showFigure(id, value, text) {
+  element(id).textContent = text;
+  sparks.get(id).add(value);
 }
 
 function showStatus(status) {
-  element("inference").textContent = status.fps.inference?.toFixed(1) ?? "–";
-  element("capture").textContent = status.fps.capture?.toFixed(1) ?? "–";
-  if (status.silent_s === null) showState("waiting", "waiting", "Waiting for the first picture…");
+  const { inference, capture } = status.fps;
+  if (inference !== undefined) showFigure("inference", inference, inference.toFixed(1));
+  if (capture !== undefined) showFigure("capture", capture, capture.toFixed(1));
+  if (live.result && live.query) {
+    const latency = Object.values(live.result.latency_ms).reduce((sum, ms) => sum + ms, 0);
+    if (latency) showFigure("latency", latency, latency.toFixed(latency < 10 ? 1 : 0));
+    const count = live.result.detections.filter(wanted).length;
+    showFigure("objects", count, count);
+  }
+  const full = status.viewers >= status.max_viewers && live.attempt > 1;
+  if (camera === ALL) showState("live", `${status.cameras.length} cameras`);
+  else if (status.silent_s === null) showState("waiting", "waiting", "Waiting for the first picture…");
   else if (status.silent_s > SILENT_S) showState("silent", "no picture", `No new picture for ${Math.round(status.silent_s)} s`);
-  else if (refused && status.viewers >= status.max_viewers) showState("full", "full", `All ${status.max_viewers} places are taken. Trying again…`);
+  else if (full) showState("full", "full", `All ${status.max_viewers} places are taken. Trying again…`);
   else showState("live", "live");
   showCameras(status);
   if (status.silent_s === null) showNothing(status.service?.cameras[status.camera].source ?? "");
   if (status.service !== null) showService(status.service, status.camera);
 }
 
-function row(detection) {
-  const item = element("row").content.firstElementChild.cloneNode(true);
-  item.style.setProperty("--color", labelColors[detection.class_id].color);
-  item.style.setProperty("--score", `${detection.score * 100}%`);
-  item.querySelector(".label").textContent = detection.label;
-  item.querySelector(".track").textContent = detection.track_id === undefined ? "" : `#${detection.track_id}`;
-  item.querySelector(".score").textContent = `${Math.round(detection.score * 100)}%`;
-  return item;
+function showLabels(detections) {
+  for (const { label } of detections) {
+    if (known.has(label)) continue;
+    known.add(label);
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = !unwanted.has(label);
+    box.addEventListener("change", () => {
+      if (box.checked) unwanted.delete(label);
+      else unwanted.add(label);
+      showFilter();
+    });
+    const line = document.createElement("label");
+    line.append(box, ` ${label}`);
+    element("labels").append(line);
+  }
+}
+
+function showFilter() {
+  const parts = [threshold ? `from ${Math.round(threshold * 100)}%` : "", unwanted.size ? `without ${[...unwanted].join(", ")}` : ""].filter(Boolean);
+  element("filter").querySelector("summary").textContent = parts.length ? `Filter: ${parts.join(", ")}` : "Filter";
+  element("threshold-value").textContent = `${Math.round(threshold * 100)}%`;
+  store();
+  listed = 0;
+  live.redraw();
+  if (live.result) showResult(live.result);
 }
 
 function showResult(result) {
-  const latency = Object.values(result.latency_ms).reduce((sum, ms) => sum + ms, 0);
-  element("latency").textContent = latency ? latency.toFixed(latency < 10 ? 1 : 0) : "–";
+  view.classList.remove("empty");
+  const now = performance.now();
+  if (now - listed < LIST_MS) return;
+  listed = now;
   element("age").textContent = (result.age_ms / 1000).toFixed(2);
   element("age-of").textContent = result.still ? "Nothing moves" : "Searched";
   const limit = result.detections.some((detection) => "track_id" in detection) ? FOLLOWED_OLD_S : OLD_S;
   element("age-tile").classList.toggle("old", !result.still && result.age_ms > limit * 1000);
   element("source").textContent = result.source;
   element("model").textContent = `${result.model} · ${result.device ? `${result.device} · ` : ""}${result.width}×${result.height}`;
-  element("count").textContent = result.detections.length;
-  element("detections").replaceChildren(...result.detections.map(row));
-  element("nothing").hidden = result.detections.length > 0;
-  element("nothing").textContent = element("state").dataset.state === "paused" ? "Detection is paused." : "Nothing found in this picture.";
-  view.classList.remove("empty");
+  showLabels(result.detections);
+  const shown = result.detections.filter(wanted);
+  showDetections(shown, color, mode === "video" ? null : live.bitmap);
+  element("nothing").hidden = shown.length > 0;
+  const paused = element("state").dataset.state === "paused";
+  element("nothing").textContent = paused ? "Detection is paused." : result.detections.length ? "All that is found is filtered out." : "Nothing found in this picture.";
+  element("picture").ariaLabel = `Live picture: ${shown.map((detection) => detection.label).join(", ") || "nothing found"}`;
+}
+
+async function greet() {
+  labels = await askJson("/api/labels");
+  settings = await askJson("/api/config");
+  element("logout").hidden = Object.keys(settings.web?.users ?? {}).length === 0;
+  const offered = [...element("mode").options].some((option) => option.value === "video");
+  if (settings.stream?.webrtc && !offered) element("mode").add(new Option("Video (WebRTC)", "video"));
+  if (mode === "video" && !settings.stream?.webrtc) mode = "sharp";
+  element("mode").value = mode;
 }
 
 async function poll() {
   try {
-    labelColors ??= await fetchJson("/api/labels");
-    const status = await fetchJson(of("/api/status"));
-    if (!connected) openStream();
+    if (!labels.length) {
+      await greet();
+      openStreams();
+    }
+    showStatus(await askJson(of("/api/status")));
     connected = true;
-    showStatus(status);
-    if (status.silent_s !== null) showResult(await fetchJson(of("/api/detections")));
   } catch (error) {
     connected = false;
-    labelColors = null; // the server may come back with another model
+    labels = []; // the server may come back with another model
     showState("offline", "offline", "Connection lost. Trying again…");
   }
 }
 
 async function pollWhileSeen() {
+  let lately = 0;
   while (!document.hidden) {
     await poll();
-    await new Promise((resolve) => setTimeout(resolve, connected ? POLL_MS : RETRY_MS));
+    if (connected && performance.now() - lately > LATELY_MS) {
+      lately = performance.now();
+      await showLately(camera === ALL ? null : camera, Boolean(settings.recordings?.path)).catch(() => {});
+    }
+    await new Promise((resolve) => setTimeout(resolve, connected ? STATUS_MS : RETRY_MS));
   }
 }
 
+element("threshold").value = threshold * 100;
 choose(camera);
+showFilter();
 let polling = pollWhileSeen();
 
 document.addEventListener("visibilitychange", async () => {
   if (document.hidden) {
-    closeStream();
+    closeStreams();
   } else {
-    openStream();
+    openStreams();
     await polling;
     polling = pollWhileSeen();
   }
 });
 
-picture.addEventListener("load", () => { refused = false; });
-picture.addEventListener("error", () => {
-  refused = true;
-  setTimeout(() => connected && !document.hidden && openStream(), RETRY_MS);
+element("camera").addEventListener("change", () => choose(element("camera").value));
+element("mode").addEventListener("change", () => setMode(element("mode").value));
+
+element("threshold").addEventListener("input", () => {
+  threshold = element("threshold").value / 100;
+  showFilter();
 });
 
-element("camera").addEventListener("change", () => choose(element("camera").value));
+element("pause").addEventListener("click", () => {
+  const detect = element("pause").getAttribute("aria-pressed") === "true";
+  post("/api/control", { ...(camera !== null && { camera }), detect }).catch((error) => showNotice(error.message));
+});
 
-element("pause").addEventListener("click", async () => {
-  const body = JSON.stringify({ ...(camera !== null && { camera }), on: element("pause").getAttribute("aria-pressed") === "true" });
-  const answer = await fetch("/api/detect", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-  await answer.text();
+element("logout").addEventListener("click", async () => {
+  await post("/logout", {}).catch(() => {});
+  location.replace("/login");
+});
+
+element("record").hidden = !canRecord();
+element("record").addEventListener("click", () => {
+  const showRecording = (on) => {
+    element("record").setAttribute("aria-pressed", on);
+    element("record").title = element("record").ariaLabel = on ? "Stop recording" : "Record a clip";
+  };
+  if (stopRecording) return stopRecording();
+  if (mode === "video") setMode("sharp");
+  stopRecording = record(element("picture"), camera ?? "camera", () => {
+    stopRecording = null;
+    showRecording(false);
+  });
+  showRecording(true);
 });
 
 element("fullscreen").hidden = !document.fullscreenEnabled;
@@ -175,3 +337,4 @@ element("fullscreen").addEventListener("click", () => {
   if (document.fullscreenElement) document.exitFullscreen();
   else view.requestFullscreen();
 });
+document.addEventListener("fullscreenchange", () => live.redraw());

@@ -20,7 +20,7 @@ from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import EventHistory
 from edge_detector.publishers.event_store import EventStore
 from edge_detector.publishers.web import WebPublisher
-from edge_detector.publishers.web.event_routes import read_time
+from edge_detector.publishers.web.parameters import read_time
 
 MakeObject = Callable[..., ObjectState]
 Serve = Callable[[EventHistory | None], WebPublisher]

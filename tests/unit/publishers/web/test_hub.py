@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edge_detector.frame import FrameResult
-from edge_detector.publishers.web.hub import FrameHub, HubClosed
+from edge_detector.publishers.web.hub import FrameHub, HubClosed, Look
 
 MakeResult = Callable[..., FrameResult]
 
@@ -21,7 +21,7 @@ class GatedEncoder:
         self.gate.set()
         self.encoded: list[int] = []
 
-    def __call__(self, result: FrameResult) -> bytes:
+    def __call__(self, result: FrameResult, _: Look) -> bytes:
         assert self.gate.wait(10)
         self.encoded.append(result.frame.frame_id)
         return str(result.frame.frame_id).encode()
@@ -115,7 +115,7 @@ def test_close_sends_those_who_wait_away() -> None:
 
 
 def test_failed_encode_reaches_the_viewer_and_the_next_frame_is_encoded_again(make_result: MakeResult) -> None:
-    def encode(result: FrameResult) -> bytes:
+    def encode(result: FrameResult, _: Look) -> bytes:
         if result.frame.frame_id == 0:
             raise ValueError("too large")
         return b"fine"

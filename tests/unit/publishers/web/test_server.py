@@ -20,6 +20,7 @@ from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.web import WebPublisher
+from edge_detector.web_config import WebConfig
 
 MakeResult = Callable[..., FrameResult]
 LABELS = ("person", "犬")
@@ -108,7 +109,8 @@ class Viewer:
 def test_page_and_all_that_it_loads_come_from_this_server(web: WebPublisher) -> None:
     status, headers, page = get(web, "/")
     assert status == 200
-    assert headers["Content-Security-Policy"] == "default-src 'self'"
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
     assert b"://" not in page.replace(b"http://www.w3.org", b"")
     for path, kind in (("app.js", "javascript"), ("app.css", "text/css"), ("favicon.svg", "image/svg+xml")):
         assert f"/static/{path}".encode() in page
@@ -232,7 +234,7 @@ def test_viewer_who_leaves_is_no_longer_counted(web: WebPublisher, make_result: 
 
 
 def test_viewers_beyond_the_limit_are_refused_until_one_leaves(make_result: MakeResult) -> None:
-    with server(max_viewers=2) as web:
+    with server(access=WebConfig(max_viewers=2)) as web:
         web.publish(make_result())
         with Viewer(web), Viewer(web) as second:
             with Viewer(web) as third:
@@ -288,13 +290,33 @@ def test_foreign_host_names_are_refused_on_loopback(web: WebPublisher, host: str
         assert get(web, path, Host=host)[0] in (400, 421)
 
 
-def test_any_host_name_is_answered_when_open_to_the_network(caplog: pytest.LogCaptureFixture) -> None:
-    with server(host="0.0.0.0") as web:
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (socket.gethostname(), 200),
+        (f"{socket.gethostname().partition('.')[0]}.local:8080", 200),
+        ("eyes.example.org", 200),
+        ("192.168.1.7", 200),
+        ("[fe80::1]:8080", 200),
+        ("evil.example", 421),
+        (f"{socket.gethostname()}.evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+        ("[", 421),
+    ],
+)
+def test_open_to_the_network_only_own_names_and_numbers_are_answered(host: str, status: int) -> None:
+    """Else a page whose name is pointed to this address could read everything: DNS rebinding."""
+    with server(host="0.0.0.0", access=WebConfig(insecure=True, hosts=["eyes.example.org"])) as web:
         connection = http.client.HTTPConnection("127.0.0.1", port_of(web), timeout=10)
-        connection.request("GET", "/healthz", headers={"Host": "camera.local"})
-        assert connection.getresponse().status == 200
+        connection.request("GET", "/healthz", headers={"Host": host})
+        assert connection.getresponse().status == status
         connection.close()
-    assert "can be opened by anybody on the network" in caplog.text
+
+
+def test_open_to_the_network_without_a_password_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with server(host="0.0.0.0", access=WebConfig(insecure=True)):
+        assert "can be opened by anybody on the network" in caplog.text
 
 
 def test_page_is_served_on_ipv6() -> None:

@@ -1,0 +1,18 @@
+// Questions to the server.
+const TIMEOUT_MS = 3000;
+
+export async function ask(path, options = {}) {
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS), ...options });
+  if (answer.status === 401) location.replace(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer;
+}
+
+export async function askJson(path) {
+  return (await ask(path)).json();
+}
+
+export async function post(path, document) {
+  const answer = await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(document) });
+  return answer.json();
+}
