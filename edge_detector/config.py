@@ -14,42 +14,34 @@ from edge_detector.config_checks import together_errors
 from edge_detector.errors import ConfigError
 from edge_detector.frame import parse_size
 from edge_detector.object_config import (
-    Count,
-    EventsConfig,
     LineConfig,
     MotionConfig,
     Name,
     ObjectsConfig,
     OverlayConfig,
     Part,
-    Positive,
     RegionsConfig,
     RuleConfig,
     TrackingConfig,
     ZoneConfig,
 )
-from edge_detector.sink_config import MqttConfig, Secret, WebhookConfig
+from edge_detector.sink_config import (
+    Address,
+    EventsConfig,
+    MqttConfig,
+    OutputConfig,
+    RecordingsConfig,
+    Secret,
+    SinkConfig,
+    SnapshotsConfig,
+    UdpConfig,
+    WebhookConfig,
+    parse_address,
+)
 from edge_detector.stream_config import StreamConfig
 from edge_detector.web_config import WebConfig
 
 DEFAULT_MODEL = "ssd_resnet50_fpn_person_640_int8"
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of "HOST:PORT" ("[::1]:8080" for IPv6; port 0 takes a free one).
-
-    Raises:
-        ValueError: the text is no address.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is no address: give HOST:PORT, such as 127.0.0.1:8080")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _check_address(text: str) -> str:
-    parse_address(text)
-    return text
 
 
 def _check_size(text: str) -> str:
@@ -137,26 +129,13 @@ class FeedConfig(CameraConfig):
 _BLOCKS = tuple(key for key, field in FeedConfig.model_fields.items() if field.is_required())
 
 
-class OutputConfig(Part):
-    """Files that results are written to, beside the web page; of several cameras, "{camera}" stands for the name.
-
-    JSONL files, that of events too, are moved to FILE.1, FILE.2 and so on, `jsonl_keep` of them, before they grow
-    beyond `jsonl_max_mb`.
-    """
-
-    jsonl: str | None = None
-    jsonl_max_mb: Positive = 100.0
-    jsonl_keep: Count = 5
-    video: str | None = None
-
-
 class Config(Part):
     """The whole file; every key has a default, so an empty file is valid."""
 
     source: Secret | None = None
     cameras: dict[Name, CameraConfig] = Field(default_factory=dict)
     model: ModelConfig = ModelConfig()
-    http: Annotated[str, AfterValidator(_check_address)] | None = "127.0.0.1:8080"
+    http: Address | None = "127.0.0.1:8080"
     web: WebConfig = WebConfig()
     output: OutputConfig = OutputConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -171,6 +150,10 @@ class Config(Part):
     mqtt: MqttConfig = MqttConfig()
     webhooks: dict[Name, WebhookConfig] = Field(default_factory=dict)
     stream: StreamConfig = StreamConfig()
+    udp: UdpConfig = UdpConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    recordings: RecordingsConfig = RecordingsConfig()
+    sinks: dict[Name, SinkConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
@@ -243,7 +226,7 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    may_be_secret = key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "mqtt.host", "web.users"))
+    may_be_secret = key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "sinks", "mqtt.host", "web.users"))
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"

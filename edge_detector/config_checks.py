@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_detector.errors import ConfigError
 from edge_detector.frame import parse_size
 from edge_detector.labels import UNUSED
+from edge_detector.object_config import Part
+from edge_detector.sink_config import SinkFilterConfig
 from edge_detector.tracking.polygons import Points, to_fractions
 
 if TYPE_CHECKING:
@@ -52,25 +54,36 @@ def together_errors(config: Config) -> Iterator[str]:
             width, height = parse_size(feed.size)
             turned = feed.rotation in (90, 270)
             yield from _coordinate_errors(config, name, (height, width) if turned else (width, height))
+    if config.snapshots.path is not None and config.snapshots.path == config.recordings.path:
+        yield f"snapshots.path and recordings.path: must be two folders, both are {config.snapshots.path}"
     files = [("events.path", config.events.path), ("events.jsonl", config.events.jsonl)]
     files += [("output.jsonl", config.output.jsonl), ("output.video", config.output.video)]
     for (key, path), (other, other_path) in combinations(files, 2):
         if path is not None and path != "-" and other_path is not None and Path(path) == Path(other_path):
             yield f"{key} and {other}: must be two files, both are {path}"
     zones = {zone for feed in feeds.values() for zone in feed.zones}
-    for name, hook in config.webhooks.items():
-        for camera in hook.cameras:
+    for path, wanted in _sink_filters(config):
+        for camera in wanted.cameras:
             if camera not in feeds:
-                yield f"webhooks.{name}.cameras: {_unknown('camera', camera, feeds)}"
-        for zone in hook.zones:
+                yield f"{path}.cameras: {_unknown('camera', camera, feeds)}"
+        for zone in wanted.zones:
             if zone not in zones:
-                yield f"webhooks.{name}.zones: {_unknown('zone', zone, zones)}"
+                yield f"{path}.zones: {_unknown('zone', zone, zones)}"
     for name, rule in config.rules.items():
         if rule.camera is not None and rule.camera not in feeds:
             yield f"rules.{name}.camera: {_unknown('camera', rule.camera, feeds)}"
         else:
             watched = [feed for camera, feed in feeds.items() if rule.camera in (None, camera)]
             yield from _rule_errors(f"rules.{name}", rule, watched)
+
+
+def _sink_filters(part: Any, path: str = "") -> Iterator[tuple[str, SinkFilterConfig]]:
+    """Yield all blocks of the settings that say what goes to a sink, with their paths."""
+    if isinstance(part, SinkFilterConfig):
+        yield path, part
+    for key, value in part.items() if isinstance(part, dict) else part:
+        if isinstance(value, Part | dict):
+            yield from _sink_filters(value, f"{path}.{key}" if path else str(key))
 
 
 def _rule_errors(path: str, rule: RuleConfig, feeds: Sequence[FeedConfig]) -> Iterator[str]:
@@ -123,8 +136,8 @@ def _labels(config: Config) -> Iterator[tuple[str, str]]:
             yield from ((f"{prefix}zones.{name}.objects", label) for label in zone.objects)
         for name, line in (part.lines or {}).items():
             yield from ((f"{prefix}lines.{name}.objects", label) for label in line.objects)
-    for name, hook in config.webhooks.items():
-        yield from ((f"webhooks.{name}.labels", label) for label in hook.labels)
+    for path, wanted in _sink_filters(config):
+        yield from ((f"{path}.labels", label) for label in wanted.labels)
     for name, rule in config.rules.items():
         if rule.label is not None:
             yield f"rules.{name}.label", rule.label

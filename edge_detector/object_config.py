@@ -219,21 +219,3 @@ class OverlayConfig(Part):
     """What is drawn into pictures beside boxes: `zones` with lines and their counts."""
 
     zones: bool = False
-
-
-class EventsConfig(Part):
-    """Where the story of objects is kept.
-
-    Attributes:
-        path: file of the data base; null keeps it in memory only.
-        max_age_days: what is older is deleted.
-        max_mb: so is the oldest, when it grows beyond this.
-        jsonl: events are appended to this file, one line of JSON each.
-        update_s: an object that stays is told anew this often.
-    """
-
-    path: str | None = None
-    max_age_days: Positive = 30.0
-    max_mb: Positive = 200.0
-    jsonl: str | None = None
-    update_s: Positive = 10.0

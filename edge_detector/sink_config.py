@@ -1,16 +1,16 @@
-"""Settings of where results are sent to over the network; words and meanings of `mqtt` are Frigate's."""
+"""Settings of where results and events go; words and meanings of `mqtt` are Frigate's."""
 
 from __future__ import annotations
 
 import base64
 import os
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from edge_detector.object_config import Count, Fraction, Labels, Part, Positive
+from edge_detector.object_config import Count, Fraction, Labels, NotNegative, Part, Positive
 
 
 def _with_secrets(text: str) -> str:
@@ -51,6 +51,29 @@ def _check_host(text: str) -> str:
     return text
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """Return host and port of "HOST:PORT" ("[::1]:8080" for IPv6; port 0 takes a free one).
+
+    Raises:
+        ValueError: the text is no address.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is no address: give HOST:PORT, such as 127.0.0.1:8080")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _check_receiver(text: str) -> str:
+    if parse_address(text)[1] == 0:
+        raise ValueError("give the port that is listened on, 1 to 65535")
+    return text
+
+
 def _check_secret(text: str) -> str:
     if text.startswith("whsec_"):
         try:
@@ -63,10 +86,70 @@ def _check_secret(text: str) -> str:
 Kind = Literal["new", "update", "end", "alert"]
 Secret = Annotated[str, AfterValidator(_with_secrets)]
 Topic = Annotated[str, AfterValidator(_check_topic)]
+Address = Annotated[str, AfterValidator(_check_address)]
+Jpeg = Annotated[int, Field(ge=1, le=100)]
 
 
 def _usual_kinds() -> list[Kind]:
     return ["new", "end", "alert"]
+
+
+class SinkFilterConfig(Part):
+    """What of results and events goes to a sink.
+
+    Attributes:
+        labels: of objects; empty: all.
+        cameras: likewise.
+        zones: one of which an object must be in, or of an event, have been in; empty: anywhere.
+        min_score: that an object must have; of an event, that it must have reached.
+        min_area: of its box, in pixels, or below 1 in fractions of the picture.
+        max_per_s: of each camera at most so many inferences, and so many events; an object whose beginning was told
+            has its end told all the same. null: all. Of files all go.
+    """
+
+    labels: Labels = Field(default_factory=list)
+    cameras: Labels = Field(default_factory=list)
+    zones: Labels = Field(default_factory=list)
+    min_score: Fraction = 0.0
+    min_area: NotNegative = 0.0
+    max_per_s: Positive | None = None
+
+
+class EventsConfig(Part):
+    """Where the story of objects is kept.
+
+    Attributes:
+        path: file of the data base; null keeps it in memory only.
+        max_age_days: what is older is deleted.
+        max_mb: so is the oldest, when it grows beyond this.
+        jsonl: events are appended to this file, one line of JSON each.
+        jsonl_filter: which.
+        update_s: an object that stays is told anew this often.
+    """
+
+    path: str | None = None
+    max_age_days: Positive = 30.0
+    max_mb: Positive = 200.0
+    jsonl: str | None = None
+    jsonl_filter: SinkFilterConfig = SinkFilterConfig()
+    update_s: Positive = 10.0
+
+
+class OutputConfig(Part):
+    """Files that results are written to, beside the web page; of several cameras, "{camera}" stands for the name.
+
+    JSONL files, that of events too, are moved to FILE.1, FILE.2 and so on, `jsonl_keep` of them, before they grow
+    beyond `jsonl_max_mb`, or when they were begun `jsonl_max_days` ago (null: at any age). They are synced to the
+    medium at most once in `jsonl_sync_s` seconds; null leaves it to Linux, which does it within about 30 s.
+    """
+
+    jsonl: str | None = None
+    jsonl_filter: SinkFilterConfig = SinkFilterConfig()
+    jsonl_max_mb: Positive = 100.0
+    jsonl_max_days: Positive | None = None
+    jsonl_keep: Count = 5
+    jsonl_sync_s: Positive | None = None
+    video: str | None = None
 
 
 class HomeAssistantConfig(Part):
@@ -95,6 +178,7 @@ class MqttConfig(Part):
         stats_interval: seconds from one message about the service itself to the next.
         queue_max: so many events wait while the broker is away; then the oldest go,
         queue_max_age_s: and those that are older.
+        filter: which detections, counts and events it gets.
         home_assistant: see there.
     """
 
@@ -113,6 +197,7 @@ class MqttConfig(Part):
     stats_interval: Positive = 60.0
     queue_max: Count = 1000
     queue_max_age_s: Positive = 3600.0
+    filter: SinkFilterConfig = SinkFilterConfig()
     home_assistant: HomeAssistantConfig = HomeAssistantConfig()
 
     @model_validator(mode="after")
@@ -124,17 +209,13 @@ class MqttConfig(Part):
         return self
 
 
-class WebhookConfig(Part):
+class WebhookConfig(SinkFilterConfig):
     """An HTTP server that events and alerts are posted to.
 
     Attributes:
         url: its address; may hold `{EDGE_DETECTOR_...}`, as may
         secret: what messages are signed with, as standardwebhooks.com says; null: they are not.
         kinds: of events, and alerts.
-        labels: of objects; empty: all.
-        cameras: likewise.
-        zones: one of which an object must have been in; empty: anywhere.
-        min_score: that an object must have reached.
         snapshot: with the object's picture, JPEG in base64.
         timeout_s: for an answer.
     """
@@ -142,9 +223,64 @@ class WebhookConfig(Part):
     url: Annotated[Secret, AfterValidator(_check_url)]
     secret: Annotated[Secret, Field(min_length=1), AfterValidator(_check_secret)] | None = None
     kinds: Annotated[list[Kind], Field(min_length=1)] = Field(default_factory=_usual_kinds)
-    labels: Labels = Field(default_factory=list)
-    cameras: Labels = Field(default_factory=list)
-    zones: Labels = Field(default_factory=list)
-    min_score: Fraction = 0.0
     snapshot: bool = False
     timeout_s: Positive = 5.0
+
+
+class UdpConfig(SinkFilterConfig):
+    """A receiver that gets each inference as a datagram of JSON; `address` is HOST:PORT, null: none."""
+
+    address: Annotated[str, AfterValidator(_check_receiver)] | None = None
+
+
+class SnapshotsConfig(SinkFilterConfig):
+    """A folder for the best picture of each object.
+
+    Attributes:
+        path: of the folder; null: none.
+        crop: the object with its surroundings, instead of the whole picture.
+        quality: of the JPEG, 1 to 100.
+        max_age_days: what is older is deleted.
+        max_mb: so are the oldest, when all take more.
+    """
+
+    path: str | None = None
+    crop: bool = False
+    quality: Jpeg = 90
+    max_age_days: Positive = 30.0
+    max_mb: Positive = 500.0
+
+
+class RecordingsConfig(SinkFilterConfig):
+    """A folder for clips of wanted objects.
+
+    Attributes:
+        path: of the folder; null: none.
+        pre_roll_s: a clip begins so long before the object came,
+        post_roll_s: and ends so long after it went.
+        max_clip_s: then the next clip begins.
+        fps: pictures per second, at most.
+        max_width: larger pictures are made smaller; null: they are not.
+        bitrate_kbps: at most; null leaves it to the quality.
+        overlay: with what is drawn into the picture.
+        max_age_days: what is older is deleted.
+        max_mb: so are the oldest, when all take more.
+    """
+
+    path: str | None = None
+    pre_roll_s: NotNegative = 5.0
+    post_roll_s: NotNegative = 5.0
+    max_clip_s: Annotated[float, Field(ge=2)] = 60.0
+    fps: Annotated[float, Field(gt=0, le=100)] = 10.0
+    max_width: Annotated[int, Field(ge=64)] | None = 1280
+    bitrate_kbps: Annotated[int, Field(ge=50)] | None = None
+    overlay: bool = True
+    max_age_days: Positive = 7.0
+    max_mb: Positive = 2000.0
+
+
+class SinkConfig(SinkFilterConfig):
+    """Any other sink: `kind` is its name among the publishers, `options` what it is opened with."""
+
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)

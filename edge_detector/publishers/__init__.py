@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from edge_detector.errors import ConfigError
@@ -15,6 +17,9 @@ PUBLISHERS = {
     "jsonl": "edge_detector.publishers.jsonl:open_jsonl",
     "mqtt": "edge_detector.publishers.mqtt:MqttPublisher",
     "pictures": "edge_detector.publishers.pictures:open_pictures",
+    "recordings": "edge_detector.publishers.recorder:open_recordings",
+    "snapshots": "edge_detector.publishers.snapshots:open_snapshots",
+    "udp": "edge_detector.publishers.udp:open_udp",
     "video": "edge_detector.publishers.video:open_video",
     "web": "edge_detector.publishers.web:WebPublisher",
     "live_video": "edge_detector.publishers.live_video:LiveVideo",
@@ -108,6 +113,31 @@ class EventHistory(Protocol):
         ...
 
 
+class Recordings(Protocol):
+    """The clips that are kept; methods are safe on any thread."""
+
+    def list_clips(
+        self,
+        *,
+        camera: str | None = None,
+        after: float | None = None,
+        before: float | None = None,
+        object_id: str | None = None,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Return clips as JSON values, newest first, at most 1000; of all conditions, None is met by everything.
+
+        Each has `id`, `camera`, `start_ts` and `end_ts` in seconds since the epoch (`end_ts` is None while it is
+        written), `objects` (ids) and `labels` that it shows, and where they are known `width`, `height` and `bytes`.
+        `after` <= `start_ts` < `before`.
+        """
+        ...
+
+    def clip_path(self, clip_id: str) -> Path | None:
+        """Return the MP4 file of a clip, or None if there is none; ids are looked up, and never become paths."""
+        ...
+
+
 def open_publisher(kind: str, **settings: Any) -> Publisher:
     """Return the publisher `kind`, opened with the settings that its entry in `PUBLISHERS` takes.
 
@@ -128,8 +158,31 @@ def open_event_publisher(kind: str, **settings: Any) -> EventPublisher:
     return cast(EventPublisher, _open(EVENT_PUBLISHERS, kind, settings))
 
 
+def open_sink(kind: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Any:
+    """Return the `Publisher` or `EventPublisher` or both that is named `kind` in one of the tables.
+
+    It is opened with `options`, and with what it takes of `offered`.
+
+    Raises:
+        ConfigError: there is no such kind, or it does not take these options.
+        PublishError: what it needs cannot be used.
+    """
+    opener = _find(PUBLISHERS | EVENT_PUBLISHERS, kind)
+    takes = inspect.signature(opener)
+    arguments = {key: value for key, value in offered.items() if key in takes.parameters} | dict(options)
+    try:
+        takes.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"options of {kind}: {error}; it takes {', '.join(takes.parameters)}") from error
+    return opener(**arguments)
+
+
 def _open(table: Mapping[str, str], kind: str, settings: Mapping[str, Any]) -> Any:
+    return _find(table, kind)(**settings)
+
+
+def _find(table: Mapping[str, str], kind: str) -> Any:
     if kind not in table:
         raise ConfigError(f"unknown publisher '{kind}'; choose from {', '.join(table)}")
     module, _, attribute = table[kind].partition(":")
-    return getattr(importlib.import_module(module), attribute)(**settings)
+    return getattr(importlib.import_module(module), attribute)

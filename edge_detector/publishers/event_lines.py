@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event, ObjectState
-from edge_detector.publishers.append_file import AppendFile
+from edge_detector.publishers.append_file import UNLIMITED, AppendFile, Growth
 from edge_detector.publishers.event_worker import PartlyWritten, QueuedEvents
 from edge_detector.publishers.schema import event_to_json
 
@@ -21,8 +20,7 @@ TAIL_BYTES = 8 * 1024 * 1024  # of a file that is gone on with, in which objects
 def open_event_lines(
     path: str | Path,
     *,
-    max_mb: float = math.inf,
-    keep: int = 1,
+    growth: Growth = UNLIMITED,
     lossless: bool = False,
     stop: threading.Event | None = None,
 ) -> QueuedEvents[EventLines]:
@@ -33,23 +31,23 @@ def open_event_lines(
     Raises:
         PublishError: the file cannot be written.
     """
-    publisher = QueuedEvents(EventLines(path, max_mb, keep), lossless=lossless, stop=stop)
+    publisher = QueuedEvents(EventLines(path, growth), lossless=lossless, stop=stop)
     for state in _left_open(Path(path)):
         publisher.publish_event(Event("end", replace(state, end_ts=state.seen_ts, end_reason="interrupted")))
     return publisher
 
 
 class EventLines:
-    """An `EventSink` that appends a line per event to the file `path`, see `AppendFile`; `max_mb` in 10^6 bytes.
+    """An `EventSink` that appends a line per event to the file `path`, see `AppendFile`.
 
     Raises:
         PublishError: the file cannot be written.
     """
 
-    def __init__(self, path: str | Path, max_mb: float = math.inf, keep: int = 1) -> None:
+    def __init__(self, path: str | Path, growth: Growth = UNLIMITED) -> None:
         self.name = str(path)
         try:
-            self._file = AppendFile(path, 1e6 * max_mb, keep)
+            self._file = AppendFile(path, growth)
         except OSError as error:
             raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
-from edge_detector.publishers.append_file import AppendFile
+from edge_detector.publishers.append_file import UNLIMITED, AppendFile, Growth
 from edge_detector.publishers.schema import to_json
 from edge_detector.publishers.worker import QueuedPublisher
 
@@ -22,23 +21,24 @@ def open_jsonl(
     model_name: str,
     *,
     append: bool = False,
-    max_mb: float = math.inf,
-    keep: int = 1,
+    growth: Growth = UNLIMITED,
     lossless: bool = False,
     stop: threading.Event | None = None,
 ) -> QueuedPublisher:
     """Return a publisher that writes one line per result to the file `target`, or to standard output for "-".
 
     Of a camera every inference is one line, however many pictures show it. Every line goes out at once, whole, see
-    `AppendFile`, which also says what `max_mb` (10^6 bytes) and `keep` do. What was in the file is kept until the first
-    line.
+    `AppendFile`. What was in the file is kept until the first line. Of a disk that is full, lines of a camera are
+    dropped until there is room; with `lossless` it is a failure.
 
     Raises:
         PublishError: the file cannot be written.
     """
     lines = Lines(labels, model_name)
-    sink = _StdoutSink(lines) if str(target) == "-" else _FileSink(target, lines, append, max_mb, keep)
-    return QueuedPublisher(sink, lossless=lossless, stop=stop)
+    if str(target) == "-":
+        return QueuedPublisher(_StdoutSink(lines), lossless=lossless, stop=stop)
+    sink = _FileSink(target, lines, append, growth)
+    return QueuedPublisher(sink, lossless=lossless, stop=stop, goes_on=not lossless)
 
 
 class Lines:
@@ -61,19 +61,19 @@ class Lines:
 class _FileSink:
     uses_image = False
 
-    def __init__(self, path: str | Path, lines: Lines, append: bool, max_mb: float, keep: int) -> None:
+    def __init__(self, path: str | Path, lines: Lines, append: bool, growth: Growth) -> None:
         self.name = str(path)
         self._lines = lines
         try:
-            self._file = AppendFile(path, 1e6 * max_mb, keep)
+            self._file = AppendFile(path, growth)
         except OSError as error:
             raise PublishError(f"cannot write {path}: {error.strerror}; choose another file") from error
         self._replaces = not append and Path(path).is_file()  # with the first line: until then a run can still fail
 
-    def write(self, result: FrameResult) -> None:
+    def write(self, result: FrameResult) -> bool:
         line = self._lines.line(result)
         if not line:
-            return
+            return False
         try:
             if self._replaces:
                 self._file.clear()
@@ -81,6 +81,7 @@ class _FileSink:
             self._file.append(line)
         except OSError as error:
             raise PublishError(f"cannot write {self.name}: {error.strerror}; free some space") from error
+        return True
 
     def finish(self, complete: bool) -> None:
         self._file.close()

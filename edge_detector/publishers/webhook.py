@@ -45,9 +45,9 @@ class Webhook:
         self._refused = 0
 
     def write(self, events: Sequence[Event | Alert]) -> None:
-        """Post the events that are wanted; see `EventSink`."""
+        """Post the events of wanted kinds; see `EventSink`."""
         for written, event in enumerate(events):
-            if self._is_wanted(event):
+            if ("alert" if isinstance(event, Alert) else event.kind) in self._settings.kinds:
                 try:
                     self._post(event)
                 except PublishError as error:
@@ -57,16 +57,6 @@ class Webhook:
         """Say how many were refused."""
         if self._refused:
             logger.warning("%s: %d messages were refused in all", self.name, self._refused)
-
-    def _is_wanted(self, event: Event | Alert) -> bool:
-        settings, seen = self._settings, event.object
-        return (
-            ("alert" if isinstance(event, Alert) else event.kind) in settings.kinds
-            and (not settings.labels or seen.label in settings.labels)
-            and (not settings.cameras or seen.camera in settings.cameras)
-            and (not settings.zones or not set(settings.zones).isdisjoint(seen.entered_zones))
-            and seen.top_score >= settings.min_score
-        )
 
     def _post(self, event: Event | Alert) -> None:
         document = json.loads(event_to_json(event))

@@ -1,4 +1,4 @@
-"""QueuedPublisher: a bounded queue and a thread between the pipeline and a sink that may be slow."""
+"""QueuedPublisher: a bounded queue and a thread between the pipeline and a sink that may be slow, or fail."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from edge_detector.errors import PublishError
+from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
 
 logger = logging.getLogger(__name__)
 
 REPORT_PERIOD_S = 10.0
 POLL_S = 0.2  # how soon a wait notices an interruption
+REST_S = 1.0
+EVENTS_MAX = 1000  # that wait with the results
 
 
 class Sink(Protocol):
@@ -26,12 +29,29 @@ class Sink(Protocol):
     name: str
     uses_image: bool  # if not, it gets pictures of the right size that are black and take no memory
 
-    def write(self, result: FrameResult) -> None:
-        """Write one result; any exception ends the worker."""
+    def write(self, result: FrameResult) -> bool | None:
+        """Write one result; any exception ends the worker, unless it `goes_on`.
+
+        Returns:
+            False where nothing was to be written, which does not say that the sink works.
+        """
         ...
 
     def finish(self, complete: bool) -> None:
         """Release everything; `complete` is false where `write` failed and the output is to be discarded."""
+        ...
+
+
+@runtime_checkable
+class BothSink(Sink, Protocol):
+    """A sink for results and events, in the order in which they come."""
+
+    def write_event(self, event: Event | Alert) -> bool | None:
+        """Write one event or alert; see `write`."""
+        ...
+
+    def rest(self) -> None:
+        """Do what is due: nothing has come for a second; see `write`."""
         ...
 
 
@@ -41,6 +61,9 @@ class QueuedPublisher:
     A full queue drops its oldest result and counts it. With `lossless`, which is for files, `publish` and `close` wait
     instead, however long it takes. Setting `stop` ends that: from then on what finds no room is left out, and `close`
     waits at most `close_timeout_s` seconds. The queue then holds 2 results unless said otherwise, else 8.
+
+    With `goes_on`, what the sink fails to write with `PublishError` or `OSError` is dropped and counted, that is said
+    once, and again when it works again; any other exception, and each without `goes_on`, is the end of it.
     """
 
     def __init__(
@@ -51,15 +74,20 @@ class QueuedPublisher:
         stop: threading.Event | None = None,
         capacity: int | None = None,
         close_timeout_s: float = 5.0,
+        goes_on: bool = False,
     ) -> None:
         self.name = sink.name
         self.dropped = 0
+        self.failed = 0
+        self._goes_on = goes_on
+        self._failing: tuple[float, Exception] | None = None  # since when, and how first
         self._sink = sink
+        self._both = sink if isinstance(sink, BothSink) else None
         self._lossless = lossless
         self._stop = stop or threading.Event()
         self._capacity = capacity or (2 if lossless else 8)
         self._close_timeout_s = close_timeout_s
-        self._queue: deque[FrameResult] = deque()
+        self._queue: deque[FrameResult | Event | Alert] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._error: PublishError | None = None
@@ -73,20 +101,31 @@ class QueuedPublisher:
         Raises:
             PublishError: the sink failed, now or at an earlier result, or the publisher is closed.
         """
+        self._put(result if self._sink.uses_image else _without_pixels(result), self._capacity)
+
+    def put_event(self, event: Event | Alert) -> None:
+        """Queue an event, behind the results; the sink is a `BothSink`. Raises as `publish` does."""
+        self._put(event, EVENTS_MAX)
+
+    def _put(self, item: FrameResult | Event | Alert, capacity: int) -> None:
+        is_result = isinstance(item, FrameResult)
         with self._changed:
-            while self._waits() and len(self._queue) >= self._capacity and not self._stopped():
+            while self._waits() and self._count(is_result) >= capacity and not self._stopped():
                 self._changed.wait(POLL_S)
             if self._error:
                 raise self._error
             if self._closing:
                 raise PublishError(f"{self.name} is closed")
-            if len(self._queue) >= self._capacity:
+            if self._count(is_result) >= capacity:
                 if self._lossless:
                     return  # interrupted: what is written has no gaps
-                self._queue.popleft()
+                self._queue.remove(next(old for old in self._queue if isinstance(old, FrameResult) is is_result))
                 self._count_drop()
-            self._queue.append(result if self._sink.uses_image else _without_pixels(result))
+            self._queue.append(item)
             self._changed.notify_all()
+
+    def _count(self, results: bool) -> int:
+        return sum(isinstance(item, FrameResult) is results for item in self._queue)
 
     def close(self) -> None:
         """Write out what is queued, within the time that the class states, and release the sink.
@@ -111,8 +150,12 @@ class QueuedPublisher:
             logger.warning(
                 "%s: %d results dropped in all because it is slower than the source", self.name, self.dropped
             )
+        if self.failed:
+            logger.warning("%s: %d results could not be written in all", self.name, self.failed)
         if self._error:
             raise self._error
+        if self._failing is not None:
+            raise PublishError(_told(self.name, self._failing[1])) from self._failing[1]
 
     def _waits(self) -> bool:
         return self._lossless and not self._stop.is_set()
@@ -133,18 +176,46 @@ class QueuedPublisher:
         except PublishError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - surfaces in the thread that publishes
-            failure = PublishError(f"{self.name}: {error}")
+            failure = PublishError(_told(self.name, error))
             failure.__cause__ = error
             self._fail(failure)
 
     def _write_all(self) -> None:
         complete = False
         try:
-            while (result := self._next()) is not None:
-                self._sink.write(result)
+            while (item := self._next()) is not None or not self._is_over():
+                self._write(item)
             complete = True
         finally:
             self._sink.finish(complete)
+
+    def _write(self, item: FrameResult | Event | Alert | None) -> None:
+        wrote: bool | None = False
+        try:
+            if isinstance(item, FrameResult):
+                wrote = self._sink.write(item)
+            elif self._both is not None and item is not None:
+                wrote = self._both.write_event(item)
+            elif self._both is not None:
+                self._both.rest()
+        except (PublishError, OSError) as error:
+            if not self._goes_on:
+                raise
+            self._note_failure(error)
+        else:
+            if wrote is not False and self._failing is not None:
+                logger.warning("%s works again after %.0f s", self.name, time.monotonic() - self._failing[0])
+                self._failing = None
+
+    def _is_over(self) -> bool:
+        with self._changed:
+            return self._closing and not self._queue
+
+    def _note_failure(self, error: Exception) -> None:
+        self.failed += 1
+        if self._failing is None:
+            self._failing = time.monotonic(), error
+            logger.warning("%s; it is tried again with what comes next", _told(self.name, error))
 
     def _fail(self, error: PublishError) -> None:
         with self._changed:
@@ -152,15 +223,42 @@ class QueuedPublisher:
             self._queue.clear()
             self._changed.notify_all()
 
-    def _next(self) -> FrameResult | None:
-        """Return the oldest queued result, or None when closing and all are written."""
+    def _next(self) -> FrameResult | Event | Alert | None:
+        """Return what has waited longest; None when closing and all is written, or for a sink that may rest."""
         with self._changed:
             while not self._queue and not self._closing:
-                self._changed.wait()
+                if not self._changed.wait(REST_S) and self._both is not None:
+                    return None
             if not self._queue:
                 return None
             self._changed.notify_all()
             return self._queue.popleft()
+
+
+class QueuedBoth:
+    """A `Publisher` and `EventPublisher` that hands both to `sink` as a `QueuedPublisher` which goes on."""
+
+    def __init__(self, sink: BothSink, *, capacity: int = 8, close_timeout_s: float = 5.0) -> None:
+        self._worker = QueuedPublisher(sink, capacity=capacity, close_timeout_s=close_timeout_s, goes_on=True)
+        self.name = sink.name
+        self.sink = sink
+        self.publish = self._worker.publish
+        self.publish_event = self._worker.put_event
+        self.close = self._worker.close
+
+    @property
+    def dropped(self) -> int:
+        """Results and events that were left out."""
+        return self._worker.dropped
+
+    @property
+    def failed(self) -> int:
+        """Results and events that could not be written."""
+        return self._worker.failed
+
+
+def _told(name: str, error: Exception) -> str:
+    return str(error) if isinstance(error, PublishError) else f"{name}: {error}"
 
 
 def _without_pixels(result: FrameResult) -> FrameResult:

@@ -15,8 +15,8 @@ from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import Publisher, open_publisher
 from edge_detector.publishers.pictures import CopyNames
 from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.outputs import USUAL_FPS
 from edge_detector.runtime.pipeline import RecordedPipeline
-from edge_detector.runtime.service import USUAL_FPS
 from edge_detector.sources import Source, local_files, open_source
 from edge_detector.sources.files import PictureFiles
 

@@ -5,29 +5,22 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, cast
 
 from edge_detector.backends import DeviceOptions
-from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig, parse_address
+from edge_detector.config import CameraConfig, Config, FeedConfig, ModelConfig
 from edge_detector.config_checks import check_coordinates, check_labels
 from edge_detector.detector import Detector
-from edge_detector.errors import ConfigError, DelegateError, PublishError
+from edge_detector.errors import ConfigError, DelegateError
 from edge_detector.frame import parse_size
 from edge_detector.object_config import RuleConfig
-from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
-from edge_detector.publishers import EventHistory, EventPublisher, Publisher, open_event_publisher, open_publisher
-from edge_detector.publishers.event_store import open_event_store
-from edge_detector.publishers.live_video import LiveVideo
-from edge_detector.publishers.rtsp_push import RtspPush
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
+from edge_detector.runtime.outputs import Outputs
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
-from edge_detector.runtime.shown_settings import without_secrets
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
 from edge_detector.tracking.follower import Follower, FollowerOptions
@@ -35,9 +28,6 @@ from edge_detector.tracking.polygons import to_fractions
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S = 1.0  # in which what is over the network must end
-FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
-USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 _HANGS_AFTER_S = 5.0  # beyond the time in which a camera itself notices that no picture comes
 
 
@@ -99,7 +89,7 @@ def run_service(
         shapes: dict[str, list[Shape]] = {}
         feeds = _make_feeds(config, detector, sources, shapes)
         pipeline = LivePipeline(feeds, detector, stop) if live else RecordedPipeline(feeds[0], detector, stop)
-        outputs = _Outputs(config, detector, sources, stop, pipeline, shapes)
+        outputs = Outputs(config, detector, sources, stop, pipeline, shapes)
         stack.enter_context(closing(outputs))
         outputs.open(feeds)
         read = ", ".join(source.name for source in sources.values())
@@ -186,171 +176,3 @@ def _shapes(camera: FeedConfig, size_wh: tuple[int, int]) -> list[Shape]:
     zones = [Shape("zone", name, to_fractions(one.coordinates, size_wh, name)) for name, one in camera.zones.items()]
     lines = [Shape("line", name, to_fractions(one.coordinates, size_wh, name)) for name, one in camera.lines.items()]
     return zones + lines
-
-
-class _Outputs:
-    """What results go to: opened one after the other, closed in reverse order."""
-
-    def __init__(
-        self,
-        config: Config,
-        detector: Detector,
-        sources: Mapping[str, Source],
-        stop: threading.Event,
-        pipeline: LivePipeline | RecordedPipeline,
-        shapes: Mapping[str, Sequence[Shape]],
-    ) -> None:
-        self.names: list[str] = []
-        self._config = config
-        self._sources = sources
-        self._pipeline = pipeline
-        self._model = {"labels": detector.manifest.labels, "model_name": detector.manifest.name}
-        self._live = isinstance(pipeline, LivePipeline)
-        self._waiting: dict[str, Any] = {"lossless": not self._live, "stop": stop}
-        output = config.output
-        # What a file gives is one piece, however large.
-        self._growth = {"max_mb": output.jsonl_max_mb, "keep": output.jsonl_keep} if self._live else {}
-        self._stack = ExitStack()
-        self._elsewhere: list[EventPublisher | RtspPush] = []  # what is over the network, closed all together
-        self._stack.callback(_close_together, self._elsewhere)
-        self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
-
-    def open(self, feeds: Sequence[Feed]) -> None:
-        """Open all that the settings name, and let the feeds publish there.
-
-        Raises:
-            PublishError: one cannot be opened; those before it are closed by `close`.
-        """
-        history = self._open_events(feeds)
-        videos = self._open_videos(feeds)
-        output = self._config.output
-        if self._config.http is not None:
-            self._add(self._open_web(history, videos), feeds)
-        if isinstance(self._pipeline, LivePipeline):
-            self._open_mqtt(feeds, self._pipeline)
-            self._open_webhooks(feeds)
-        elif self._config.mqtt.host is not None or self._config.webhooks:
-            logger.warning("mqtt and webhooks: what is found in a file does not go there")
-        if output.jsonl is not None:
-            lines = {"target": output.jsonl, "append": True, **self._growth}
-            self._add(open_publisher("jsonl", **lines, **self._model, **self._waiting), feeds)
-        if output.video is not None:
-            for feed in feeds:
-                path, fps = output.video.replace("{camera}", feed.name), feed.source.fps or USUAL_FPS
-                video = open_publisher("video", path=path, overlay=self._overlay, fps=fps, **self._waiting)
-                self._add(video, [feed])
-
-    def close(self) -> None:
-        """Close all."""
-        self._stack.close()
-
-    def _add(self, publisher: Publisher, feeds: Sequence[Feed]) -> None:
-        self._stack.enter_context(closing(publisher))
-        self.names.append(publisher.name)
-        for feed in feeds:
-            feed.add(publisher)
-
-    def _open_videos(self, feeds: Sequence[Feed]) -> dict[str, LiveVideo]:
-        """Open live video of each camera, if the settings give it to anybody."""
-        stream = self._config.stream
-        if not stream.webrtc and stream.rtsp_push is None:
-            return {}
-        if not self._live:
-            logger.warning("stream: a file is not sent as live video")
-            return {}
-        videos = {}
-        for feed in feeds:
-            video = open_publisher("live_video", camera=feed.name, overlay=self._overlay, settings=stream)
-            videos[feed.name] = cast(LiveVideo, self._stack.enter_context(closing(video)))
-            feed.add(video)
-            if stream.rtsp_push is not None:
-                push = RtspPush(videos[feed.name], stream.rtsp_push.replace("{camera}", feed.name))
-                self._elsewhere.append(push)
-                self.names.append(push.name)
-        return videos if stream.webrtc else {}
-
-    def _open_web(self, history: EventHistory, videos: Mapping[str, LiveVideo]) -> Publisher:
-        host, port = parse_address(self._config.http or "")
-        control: dict[str, Any] = {}
-        if isinstance(self._pipeline, LivePipeline):
-            control = {"status": self._pipeline.status, "set_detecting": self._pipeline.set_detecting}
-        cameras = tuple(self._sources)
-        return open_publisher(
-            "web",
-            overlay=self._overlay,
-            cameras=cameras,
-            host=host,
-            port=port,
-            events=history,
-            access=self._config.web,
-            settings=without_secrets(self._config),
-            videos=videos,
-            **self._model,
-            **control,
-        )
-
-    def _open_mqtt(self, feeds: Sequence[Feed], pipeline: LivePipeline) -> None:
-        if self._config.mqtt.host is None:
-            return
-        labels: Sequence[str] = self._model["labels"]
-        few = labels if len(labels) <= FEW_LABELS else ()
-        broker = open_publisher(
-            "mqtt",
-            settings=self._config.mqtt,
-            cameras={name: camera.objects.track or few for name, camera in self._config.feeds.items()},
-            status=pipeline.status,
-            set_detecting=pipeline.set_detecting,
-            **self._model,
-        )
-        self._elsewhere.append(cast(EventPublisher, broker))
-        self.names.append(broker.name)
-        for feed in feeds:
-            feed.add(broker)
-            feed.add_events(cast(EventPublisher, broker))
-
-    def _open_webhooks(self, feeds: Sequence[Feed]) -> None:
-        for hook in self._config.webhooks.values():
-            publisher = open_event_publisher("webhook", settings=hook)
-            self._elsewhere.append(publisher)
-            self.names.append(publisher.name)
-            for feed in feeds:
-                feed.add_events(publisher)
-
-    def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
-        """Open what keeps events, and return the history; what happens in a file is kept in memory only."""
-        events = self._config.events
-        if self._live and events.path is not None:
-            store = open_event_store(events.path, max_age_days=events.max_age_days, max_mb=events.max_mb)
-            self.names.append(store.name)
-        else:
-            store = open_event_store(**self._waiting)
-            if events.path is not None:
-                logger.warning("events.path: what happens in a file is not history; it does not go to %s", events.path)
-        self._stack.enter_context(closing(store))
-        publishers: list[EventPublisher] = [store]
-        if events.jsonl is not None:
-            publishers.append(open_event_publisher("lines", path=events.jsonl, **self._growth, **self._waiting))
-            self.names.append(publishers[-1].name)
-            self._stack.enter_context(closing(publishers[-1]))
-        for feed in feeds:
-            for publisher in publishers:
-                feed.add_events(publisher)
-        return store.sink
-
-
-def _close_together(publishers: Sequence[EventPublisher | RtspPush]) -> None:
-    """Close all at the same time: one that hangs must not take the others' time, and is left behind in the end."""
-    closing_ = [threading.Thread(target=_close_or_warn, args=(publisher,), daemon=True) for publisher in publishers]
-    for thread in closing_:
-        thread.start()
-    deadline_s = time.monotonic() + CLOSE_S
-    for thread in closing_:
-        thread.join(max(0.0, deadline_s - time.monotonic()))
-
-
-def _close_or_warn(publisher: EventPublisher | RtspPush) -> None:
-    """Close what is elsewhere: that it is away is no failure of the service."""
-    try:
-        publisher.close()
-    except PublishError as error:
-        logger.warning("%s", error)

@@ -16,6 +16,8 @@ def without_secrets(config: Config) -> dict[str, Any]:
     """Return the settings as JSON values, `HIDDEN` in place of what is secret, addresses without credentials."""
     shown: dict[str, Any] = _shown(config)
     shown["web"]["users"] = dict.fromkeys(config.web.users, HIDDEN)
+    for name, sink in config.sinks.items():  # what of its options is secret nobody knows
+        shown["sinks"][name]["options"] = dict.fromkeys(sink.options, HIDDEN)
     return shown
 
 

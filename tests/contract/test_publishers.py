@@ -16,7 +16,7 @@ from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers import PUBLISHERS, Publisher, open_publisher
 from edge_detector.runtime.metrics import DetectorStatus, ProcessStatus, ServiceStatus
-from edge_detector.sink_config import MqttConfig
+from edge_detector.sink_config import MqttConfig, RecordingsConfig, SnapshotsConfig, UdpConfig
 from edge_detector.stream_config import StreamConfig
 
 MakeResult = Callable[..., FrameResult]
@@ -37,6 +37,13 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
             "set_detecting": lambda name, on: None,
         },
         "pictures": {"directory": folder / "pictures", "overlay": overlay},
+        "recordings": {
+            "settings": RecordingsConfig(path=str(folder / "recordings")),
+            "labels": LABELS,
+            "overlay": overlay,
+        },
+        "snapshots": {"settings": SnapshotsConfig(path=str(folder / "snapshots")), "labels": LABELS},
+        "udp": {"settings": UdpConfig(address="127.0.0.1:9"), "labels": LABELS, "model_name": "tiny"},
         "video": {"path": folder / "out.mp4", "overlay": overlay, "fps": 10.0},
         "web": {"overlay": overlay, "labels": LABELS, "model_name": "tiny", "port": 0},
     }[kind]
@@ -44,7 +51,7 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(params=sorted(PUBLISHERS))
 def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Publisher]:
-    if request.param == "live_video":
+    if request.param in ("live_video", "recordings"):
         pytest.importorskip("av", reason="needs PyAV: pip install av")
     opened = open_publisher(request.param, **settings(request.param, tmp_path))
     yield opened
@@ -85,7 +92,10 @@ def test_publishing_after_close_is_an_error(publisher: Publisher, make_result: M
 
 
 def test_unknown_kind_is_a_config_error_that_lists_the_kinds() -> None:
-    with pytest.raises(ConfigError, match="unknown publisher 'fax'; choose from jsonl, mqtt, pictures, video, web"):
+    with pytest.raises(
+        ConfigError,
+        match="unknown publisher 'fax'; choose from jsonl, mqtt, pictures, recordings, snapshots, udp, video, web",
+    ):
         open_publisher("fax")
 
 

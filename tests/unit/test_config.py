@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from edge_detector.config import CameraConfig, Config, load_config, parse_address
+from edge_detector.config import CameraConfig, Config, load_config
+from edge_detector.config_checks import check_labels
 from edge_detector.errors import ConfigError
+from edge_detector.sink_config import MqttConfig, SinkFilterConfig, UdpConfig, parse_address
 
 
 def load(folder: Path, text: str) -> Config:
@@ -26,6 +28,7 @@ def test_shipped_sample_states_every_key_with_its_default(repository: Path) -> N
     assert len(blocks) > 8
     for part in blocks:
         assert part.model_fields_set == set(type(part).model_fields)
+    assert sample.mqtt.filter.model_fields_set == set(SinkFilterConfig.model_fields)
 
 
 @pytest.fixture
@@ -51,6 +54,37 @@ def test_zones_lines_filters_and_rules_in_the_sample_show_every_key(examples: Co
         assert shown == {key for part in named.values() for key in type(part).model_fields}
     night = examples.rules["night_visitor"]
     assert (night.label, night.zone, night.for_s, night.between) == ("person", "door", 5.0, "22:00-06:00")
+
+
+def test_sinks_in_the_sample_show_every_key(examples: Config) -> None:
+    for named in (examples.webhooks, examples.sinks):
+        shown = {key for part in named.values() for key in part.model_fields_set}
+        assert shown == {key for part in named.values() for key in type(part).model_fields}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("udp: {cameras: [back]}", r"udp\.cameras: no camera is named 'back'; known here: camera"),
+        ("mqtt: {filter: {zones: [door]}}", r"mqtt\.filter\.zones: no zone is named 'door'; known here: none"),
+        ("output: {jsonl_filter: {cameras: [x]}}", r"output\.jsonl_filter\.cameras: no camera is named 'x'"),
+        ("events: {jsonl_filter: {cameras: [x]}}", r"events\.jsonl_filter\.cameras: no camera is named 'x'"),
+        ("sinks: {mine: {kind: jsonl, zones: [x]}}", r"sinks\.mine\.zones: no zone is named 'x'"),
+        ("udp: {address: 'host:0'}", r"udp\.address: give the port that is listened on"),
+        ("snapshots: {path: /a}\nrecordings: {path: /a}", r"snapshots\.path and recordings\.path: must be two folders"),
+        ("udp: {address: host}", r"udp\.address: 'host' is no address"),
+    ],
+)
+def test_mistake_in_what_a_sink_wants_names_its_path(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_labels_that_sinks_want_must_be_the_models() -> None:
+    wanted = SinkFilterConfig(labels=["cat"])
+    config = Config(udp=UdpConfig(labels=["dog"]), mqtt=MqttConfig(filter=wanted))
+    with pytest.raises(ConfigError, match=r"mqtt\.filter\.labels: 'cat'; udp\.labels: 'dog': no label of the model"):
+        check_labels(config, ("person",))
 
 
 def test_one_source_is_a_camera_with_defaults(tmp_path: Path) -> None:
@@ -153,6 +187,8 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         "mqtt: [{host: h, password: HIDDEN}]",
         "mqtt: {host: h, password: HIDDEN}",
         'mqtt: {host: h, user: u, password: "HID"DEN}',
+        "sinks: {mine: {kind: x, options: HIDDEN}}",
+        "sinks: {mine: {kind: x, token: HIDDEN}}",
     ],
 )
 def test_mistake_does_not_show_what_may_be_secret(tmp_path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
-from edge_detector.publishers import EventHistory
+from edge_detector.publishers import EventHistory, Recordings
 from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web.access import Access
 from edge_detector.publishers.web.certificate import Certificate
@@ -52,9 +52,9 @@ class WebPublisher:
     the camera skips pictures, one who takes none for `stall_s` seconds is dropped. Port 0 takes any free port; `url`
     says where the page is. Results of several cameras are told apart by `FrameResult.camera`. `status` tells how the
     service is and `set_detecting(camera, on)` pauses and resumes detection; without them the page shows less.
-    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from. `videos` by camera are what
-    `/whep` gives by WebRTC; without any it answers 404. `access` says who may come, `settings` is what `/api/config`
-    shows.
+    `events` is the history that `/api/events`, `/api/counts` and `/api/alerts` answer from, `recordings` are the
+    clips. `videos` by camera are what `/whep` gives by WebRTC; without any it answers 404. `access` says who may come,
+    `settings` is what `/api/config` shows.
 
     Raises:
         PublishError: the address cannot be listened on, or the certificate cannot be used.
@@ -70,6 +70,7 @@ class WebPublisher:
         status: Callable[[], ServiceStatus] | None = None,
         set_detecting: Callable[[str, bool], None] | None = None,
         events: EventHistory | None = None,
+        recordings: Recordings | None = None,
         access: WebConfig = DEFAULTS,
         settings: Mapping[str, Any] | None = None,
         videos: Mapping[str, LiveVideo] | None = None,
@@ -97,6 +98,7 @@ class WebPublisher:
             events,
             settings or {},
             videos or {},
+            recordings,
         )
         self._hubs = hubs
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()

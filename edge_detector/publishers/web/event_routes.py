@@ -35,12 +35,12 @@ class EventPages:
     async def list_events(self, request: web.Request) -> web.Response:
         """Objects, newest first."""
         events, wanted = self._history(), read_parameters(request, {**OBJECTS, **PAGE, "ended": flag})
-        return web.json_response(await _answer(lambda: events.list_events(**wanted)))
+        return web.json_response(await read_history(lambda: events.list_events(**wanted)))
 
     async def event(self, request: web.Request) -> web.Response:
         """One object."""
         events, object_id = self._history(), request.match_info["id"]
-        found = await _answer(lambda: events.event(object_id))
+        found = await read_history(lambda: events.event(object_id))
         if found is None:
             raise web.HTTPNotFound(text="no such event\n")
         return web.json_response(found)
@@ -48,7 +48,7 @@ class EventPages:
     async def snapshot(self, request: web.Request) -> web.Response:
         """The best picture of one object."""
         events, object_id = self._history(), request.match_info["id"]
-        jpeg = await _answer(lambda: events.snapshot(object_id))
+        jpeg = await read_history(lambda: events.snapshot(object_id))
         if jpeg is None:
             raise web.HTTPNotFound(text="no such event, or it has no picture\n")
         return web.Response(body=jpeg, content_type="image/jpeg")
@@ -56,12 +56,12 @@ class EventPages:
     async def counts(self, request: web.Request) -> web.Response:
         """How many objects came by hour or day."""
         events, wanted = self._history(), read_parameters(request, {**OBJECTS, "by": _period})
-        return web.json_response(await _answer(lambda: events.counts(**wanted)))
+        return web.json_response(await read_history(lambda: events.counts(**wanted)))
 
     async def list_alerts(self, request: web.Request) -> web.Response:
         """Alerts, newest first."""
         events, wanted = self._history(), read_parameters(request, {**TIMES, "rule": str, "limit": _limit})
-        return web.json_response(await _answer(lambda: events.list_alerts(**wanted)))
+        return web.json_response(await read_history(lambda: events.list_alerts(**wanted)))
 
     def _history(self) -> EventHistory:
         if self._events is None:
@@ -69,7 +69,7 @@ class EventPages:
         return self._events
 
 
-async def _answer(query: Callable[[], T]) -> T:
+async def read_history(query: Callable[[], T]) -> T:
     """Return the result of `query`, which reads from the disk, without holding up the server."""
     try:
         return await asyncio.get_running_loop().run_in_executor(None, query)

@@ -14,6 +14,7 @@ from edge_detector import __version__
 from edge_detector.overlay import color_of
 from edge_detector.publishers.schema import to_json
 from edge_detector.publishers.web.access import Access
+from edge_detector.publishers.web.clip_routes import ClipPages
 from edge_detector.publishers.web.event_routes import EventPages
 from edge_detector.publishers.web.live import LOOK, LivePages, look_of
 from edge_detector.publishers.web.parameters import read_json, read_parameters
@@ -64,6 +65,7 @@ class Pages:
         self.live.add_to(router)
         self.whep.add_to(router)
         EventPages(self._site.events).add_to(router)
+        ClipPages(self._site.recordings).add_to(router)
         router.add_static("/static", STATIC)
         return app
 

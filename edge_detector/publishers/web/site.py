@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from edge_detector.publishers import EventHistory
+from edge_detector.publishers import EventHistory, Recordings
 from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web.hub import FrameHub
 from edge_detector.runtime.metrics import ServiceStatus
@@ -28,6 +28,7 @@ class Site:
     events: EventHistory | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     videos: Mapping[str, LiveVideo] = field(default_factory=dict)
+    recordings: Recordings | None = None
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from edge_detector.frame import FrameResult
 from edge_detector.publishers.jsonl import open_jsonl
 
 MakeResult = Callable[..., FrameResult]
+LimitFiles = Callable[[int], AbstractContextManager[None]]
+WaitUntil = Callable[..., None]
 LABELS = ("person",)
 
 
@@ -82,11 +85,37 @@ def test_unwritable_file_is_a_publish_error_at_once(tmp_path: Path, target: str)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_is_a_publish_error(make_result: MakeResult) -> None:
-    publisher = open_jsonl("/dev/full", LABELS, "tiny")
+def test_full_disk_is_a_publish_error_of_files(make_result: MakeResult) -> None:
+    publisher = open_jsonl("/dev/full", LABELS, "tiny", lossless=True)
     publisher.publish(make_result())
     with pytest.raises(PublishError, match="cannot write /dev/full: No space left"):
         publisher.close()
+
+
+def test_full_disk_is_outlived_by_a_camera_and_said_once(
+    tmp_path: Path,
+    make_result: MakeResult,
+    limit_files: LimitFiles,
+    wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "out.jsonl"
+    publisher = open_jsonl(path, LABELS, "tiny")
+    publisher.publish(make_result(frame_id=0))
+    wait_until(lambda: path.stat().st_size > 0)
+    with limit_files(path.stat().st_size + 20):
+        for frame_id in range(1, 4):
+            result = make_result(frame_id=frame_id)
+            publisher.publish(result)
+            publisher.publish(replace(make_result(frame_id=9), detected_at=result.detected_at))  # no line: no success
+            wait_until(lambda number=frame_id: publisher.failed == number)
+        assert frame_ids(path) == [0]  # the half line is gone again
+    publisher.publish(make_result(frame_id=4))
+    publisher.close()
+    assert frame_ids(path) == [0, 4]
+    assert caplog.text.count("No space left") == 1
+    assert caplog.text.count("works again after") == 1
+    assert "3 results could not be written in all" in caplog.text
 
 
 # Writes for ever, to a file or to standard output; told its target as the argument.

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from edge_detector.errors import PublishError
+from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
-from edge_detector.publishers.worker import QueuedPublisher
+from edge_detector.publishers.worker import QueuedBoth, QueuedPublisher
 
 MakeResult = Callable[..., FrameResult]
 
@@ -90,7 +91,7 @@ def test_close_writes_what_is_queued_and_finishes_once(make_result: MakeResult) 
 def test_failure_of_the_sink_surfaces_as_publish_error(make_result: MakeResult, lossless: bool) -> None:
     sink = GatedSink(fails_at=1)
     sink.gate.set()
-    publisher = QueuedPublisher(sink, lossless=lossless, capacity=2)
+    publisher = QueuedPublisher(sink, lossless=lossless, capacity=1000)
     with pytest.raises(PublishError, match="gated: disk on fire") as caught:  # noqa: PT012 - some publish, not the first
         for frame_id in range(1000):
             publisher.publish(make_result(frame_id=frame_id))
@@ -178,3 +179,91 @@ def test_sink_without_use_for_pictures_gets_their_size_only(make_result: MakeRes
     publisher.close()
     assert images[0].shape == (120, 160, 3)
     assert images[0].strides == (0, 0, 0)
+
+
+@pytest.mark.parametrize("error", [OSError("disk on fire"), PublishError("gated: disk on fire")])
+def test_sink_that_fails_for_a_while_is_gone_on_with(
+    make_result: MakeResult, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    sink = GatedSink(fails_at=1, error=error)
+    sink.gate.set()
+    publisher = QueuedPublisher(sink, goes_on=True)
+    for frame_id in (0, 1, 1, 2):
+        publisher.publish(make_result(frame_id=frame_id))
+    publisher.close()
+    assert sink.written == [0, 2]
+    assert (publisher.failed, publisher.dropped, sink.finished) == (2, 0, [True])
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "gated: disk on fire; it is tried again with what comes next"
+    assert said[1].startswith("gated works again after")
+    assert said[2:] == ["gated: 2 results could not be written in all"]
+
+
+def test_sink_that_fails_to_the_end_says_so_in_close(make_result: MakeResult) -> None:
+    sink = GatedSink(fails_at=1)
+    sink.gate.set()
+    publisher = QueuedPublisher(sink, goes_on=True)
+    publisher.publish(make_result(frame_id=1))
+    with pytest.raises(PublishError, match="gated: disk on fire"):
+        publisher.close()
+    assert sink.finished == [True]
+
+
+def test_defect_of_a_sink_ends_it_also_if_it_goes_on(make_result: MakeResult) -> None:
+    sink = GatedSink(fails_at=1, error=ZeroDivisionError("a defect"))
+    sink.gate.set()
+    publisher = QueuedPublisher(sink, goes_on=True)
+    publisher.publish(make_result(frame_id=1))
+    with pytest.raises(PublishError, match="gated: a defect"):
+        publisher.close()
+    assert sink.finished == [False]
+
+
+class Both(GatedSink):
+    """Takes events too, and counts its rests."""
+
+    rests = 0
+
+    def write_event(self, event: Event | Alert) -> None:
+        self.written.append(event.object.track_id)
+
+    def rest(self) -> None:
+        self.rests += 1
+
+
+def test_results_and_events_come_in_their_order(
+    make_result: MakeResult, make_object: Callable[..., ObjectState]
+) -> None:
+    sink = Both()
+    publisher = QueuedBoth(sink)
+    for number in range(0, 8, 2):
+        publisher.publish(make_result(frame_id=number))
+        publisher.publish_event(Event("new", make_object(track_id=number + 1)))
+    sink.gate.set()
+    publisher.close()
+    assert sink.written == list(range(8))
+    with pytest.raises(PublishError, match="closed"):
+        publisher.publish_event(Event("new", make_object()))
+
+
+def test_full_queue_drops_results_and_no_events(
+    make_result: MakeResult, make_object: Callable[..., ObjectState]
+) -> None:
+    sink = Both()
+    publisher = QueuedBoth(sink, capacity=2)
+    publisher.publish(make_result(frame_id=0))
+    assert sink.entered.wait(10)
+    for number in range(10, 16):
+        publisher.publish(make_result(frame_id=number))
+        publisher.publish_event(Event("new", make_object(track_id=number + 10)))
+    sink.gate.set()
+    publisher.close()
+    assert sorted(sink.written) == [0, 14, 15, *range(20, 26)]
+    assert publisher.dropped == 4
+
+
+def test_sink_of_both_rests_while_nothing_comes(wait_until: Callable[..., None]) -> None:
+    sink = Both()
+    publisher = QueuedBoth(sink)
+    wait_until(lambda: sink.rests >= 2)
+    publisher.close()

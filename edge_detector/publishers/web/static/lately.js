@@ -30,7 +30,7 @@ function row(event, clip) {
 export async function showLately(camera, records) {
   const query = new URLSearchParams({ limit: SHOWN, ...(camera !== null && { camera }) });
   const events = await askJson(`/api/events?${query}`);
-  const clips = records && events.length ? await askJson(`/api/clips?limit=50`) : [];
+  const clips = records && events.length ? await askJson("/api/clips?limit=50") : [];
   const found = events.map((event) => [event, clips.find((clip) => clip.objects.includes(event.id))]);
   // Pictures are loaded anew only where something changed.
   const state = JSON.stringify(found.map(([event, clip]) => [event.id, event.end_ts, event.has_snapshot, event.entered_zones, Math.round(event.top_score * 20), clip?.id]));

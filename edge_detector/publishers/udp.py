@@ -1,0 +1,85 @@
+"""Results over UDP, each inference as a datagram of JSON, schema 1."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from edge_detector.errors import PublishError
+from edge_detector.frame import FrameResult
+from edge_detector.publishers.jsonl import Lines
+from edge_detector.publishers.worker import QueuedPublisher
+from edge_detector.sink_config import UdpConfig, parse_address
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 0.5
+LOOK_UP_S = 60.0  # a name may come to mean another address
+RETRY_S = 5.0  # until a name that meant nothing is looked up again
+
+
+def open_udp(settings: UdpConfig, labels: Sequence[str], model_name: str) -> QueuedPublisher:
+    """Return a publisher that sends one datagram per inference; what cannot be sent is dropped, and said."""
+    return QueuedPublisher(_UdpSink(settings, Lines(labels, model_name)), close_timeout_s=CLOSE_S, goes_on=True)
+
+
+class _UdpSink:
+    uses_image = False
+
+    def __init__(self, settings: UdpConfig, lines: Lines) -> None:
+        self.name = f"udp://{settings.address}"
+        self._host, self._port = parse_address(settings.address or "")
+        self._lines = lines
+        self._socket: socket.socket | None = None
+        self._to: tuple[Any, ...] = ()
+        self._again_s = 0.0  # when the name is looked up again
+        self._fault = ""
+        self._too_large = 0
+
+    def write(self, result: FrameResult) -> bool:
+        document = self._lines.line(result).rstrip(b"\n")
+        if not document:
+            return False
+        try:
+            self._found().sendto(document, self._to)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise PublishError(f"{self.name}: {error.strerror or error}") from error
+            self._too_large += 1
+            if self._too_large == 1:
+                logger.warning(
+                    "%s: %d bytes do not fit into a datagram and are dropped; want fewer objects",
+                    self.name,
+                    len(document),
+                )
+        return True
+
+    def finish(self, complete: bool) -> None:
+        """Close the socket, and say how many were too large."""
+        if self._too_large:
+            logger.warning("%s: %d results were too large in all", self.name, self._too_large)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _found(self) -> socket.socket:
+        """Return a socket of the receiver's family, whose address is looked up if it is time."""
+        now_s = time.monotonic()
+        if now_s >= self._again_s:
+            try:
+                family, kind, protocol, _, self._to = socket.getaddrinfo(
+                    self._host, self._port, type=socket.SOCK_DGRAM
+                )[0]
+            except (OSError, UnicodeError) as error:
+                self._fault = f"{self.name}: the name is not known: {error}"
+                self._again_s = now_s + RETRY_S
+            else:
+                self._fault, self._again_s = "", now_s + LOOK_UP_S
+                if self._socket is None or self._socket.family != family:
+                    self._socket = socket.socket(family, kind, protocol)
+        if self._socket is None or self._fault:
+            raise PublishError(self._fault)
+        return self._socket
