@@ -1,4 +1,4 @@
-"""Glass-to-glass latency in Chromium of WebRTC and of MJPEG, on this machine: python tests/integration/latency.py.
+"""Glass-to-glass latency in Chromium of MJPEG, the WebSocket and WebRTC: python tests/integration/latency.py.
 
 Pictures carry the time at which they were made as black and white blocks; the browser reads them from what it shows
 and compares with its own clock. Also tells the processor time of the server, that of making the pictures included.
@@ -57,6 +57,18 @@ MJPEG = (
   document.body.replaceChildren(picture);
   const look = () => { if (picture.naturalWidth) read(picture); requestAnimationFrame(look); };
   look();
+}"""
+)
+SOCKET = (
+    "() => {"
+    + READ
+    + """
+  const socket = new WebSocket(location.origin.replace("http", "ws") + "/ws?pictures=true");
+  socket.onmessage = async ({ data }) => {
+    if (typeof data === "string") return;
+    const bitmap = await createImageBitmap(data);
+    requestAnimationFrame(() => { read(bitmap); bitmap.close(); });
+  };
 }"""
 )
 WEBRTC = (
@@ -139,7 +151,7 @@ def main() -> None:
         sync_playwright() as engine,
         closing(engine.chromium.launch(executable_path=chromium, args=ARGUMENTS)) as browser,
     ):
-        ways = {"MJPEG": MJPEG, "WebRTC": WEBRTC.replace("HINT", "false")}
+        ways = {"MJPEG": MJPEG, "WebSocket, as the page": SOCKET, "WebRTC": WEBRTC.replace("HINT", "false")}
         ways["WebRTC, jitterBufferTarget = 0"] = WEBRTC.replace("HINT", "true")
         for name, script in ways.items():
             page = browser.new_page()

@@ -247,7 +247,8 @@ function listResult() {
   element("model").textContent = `${result.model} · ${result.device ? `${result.device} · ` : ""}${result.width}×${result.height}`;
   showLabels(result.detections);
   const shown = result.detections.filter(wanted);
-  showDetections(shown, color, mode === "video" ? null : live.bitmap);
+  const video = element("video");
+  showDetections(shown, color, mode !== "video" ? live.bitmap : video.videoWidth ? video : null);
   element("nothing").hidden = shown.length > 0;
   const paused = element("state").dataset.state === "paused";
   element("nothing").textContent = paused ? "Detection is paused." : result.detections.length ? "All that is found is filtered out." : "Nothing found in this picture.";
@@ -285,7 +286,7 @@ async function pollWhileSeen() {
     await poll();
     if (connected && performance.now() - lately > LATELY_MS) {
       lately = performance.now();
-      await showLately(camera === ALL ? null : camera, Boolean(settings.recordings?.path)).catch(() => {});
+      await showLately(camera === ALL ? null : (camera ?? cameras[0]), Boolean(settings.recordings?.path)).catch(() => {});
     }
     await new Promise((resolve) => setTimeout(resolve, connected ? STATUS_MS : RETRY_MS));
   }

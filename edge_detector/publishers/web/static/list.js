@@ -9,15 +9,16 @@ function makeRow() {
   return item;
 }
 
-function drawThumb(canvas, bitmap, [x1, y1, x2, y2]) {
-  const [width, height] = [(x2 - x1) * bitmap.width, (y2 - y1) * bitmap.height];
-  const side = Math.max(8, Math.min(Math.max(width, height) * 1.1, bitmap.width, bitmap.height));
+function drawThumb(canvas, picture, [x1, y1, x2, y2]) {
+  const [width, height] = [picture.videoWidth ?? picture.width, picture.videoHeight ?? picture.height];
+  const side = Math.max(8, Math.min(Math.max((x2 - x1) * width, (y2 - y1) * height) * 1.1, width, height));
   const place = (middle, size) => Math.max(0, Math.min(middle * size - side / 2, size - side));
   const context = canvas.getContext("2d");
-  context.drawImage(bitmap, place((x1 + x2) / 2, bitmap.width), place((y1 + y2) / 2, bitmap.height), side, side, 0, 0, canvas.width, canvas.height);
+  context.drawImage(picture, place((x1 + x2) / 2, width), place((y1 + y2) / 2, height), side, side, 0, 0, canvas.width, canvas.height);
 }
 
-export function showDetections(detections, color, bitmap) {
+// `picture` is a bitmap or a video that shows them, or null.
+export function showDetections(detections, color, picture) {
   const now = performance.now();
   const items = detections.map((detection, index) => {
     const key = detection.track_id ?? `at ${index}`;
@@ -29,9 +30,8 @@ export function showDetections(detections, color, bitmap) {
     item.querySelector(".track").textContent = detection.track_id === undefined ? "" : `#${detection.track_id}`;
     item.querySelector(".score").textContent = `${Math.round(detection.score * 100)}%`;
     const thumb = item.querySelector(".thumb");
-    thumb.hidden = bitmap === null;
-    if (bitmap !== null && now - item.drawn > THUMB_MS) {
-      drawThumb(thumb, bitmap, detection.box_norm);
+    if (picture !== null && now - item.drawn > THUMB_MS) {
+      drawThumb(thumb, picture, detection.box_norm);
       item.drawn = now;
     }
     return item;

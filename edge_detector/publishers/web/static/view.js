@@ -138,9 +138,10 @@ export class View {
     const { width, height } = context.canvas;
     const [x1, y1, , y2] = detection.box_norm;
     const stale = staleness(this.result, detection);
-    const number = detection.track_id === undefined ? "" : ` #${detection.track_id}`;
+    const narrow = context.canvas.clientWidth < 520;
+    const number = detection.track_id === undefined || narrow ? "" : ` #${detection.track_id}`;
     const text = `${detection.label}${number} ${Math.round(detection.score * 100)}%${stale ? ` · ${stale.toFixed(1)} s ago` : ""}`;
-    const size = (context.canvas.clientWidth < 520 ? 10 : 12) * unit;
+    const size = (narrow ? 9 : 12) * unit;
     context.font = `600 ${size}px system-ui, sans-serif`;
     context.globalAlpha = stale ? FADED : 1;
     const [tagWidth, tagHeight] = [context.measureText(text).width + size * 0.8, size * 1.5];
