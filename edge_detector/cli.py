@@ -139,9 +139,9 @@ def password() -> None:
     if sys.stdin.isatty():
         given = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        given = sys.stdin.readline().rstrip("\n")
-    if not given:
-        raise typer.BadParameter("no password was given")
+        given = sys.stdin.buffer.readline().decode(errors="replace").rstrip("\r\n")
+    if not given or "\ufffd" in given:
+        raise typer.BadParameter("give a password in UTF-8")
     print(f'"{hash_password(given)}"')
 
 

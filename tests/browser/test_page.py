@@ -465,7 +465,15 @@ def test_login_is_asked_for_and_remembered_over_a_restart(
 
 
 @pytest.mark.parametrize(
-    "wanted", ["//evil.example/x", "https://evil.example/", "javascript:alert(1)", "\\\\evil.example"]
+    "wanted",
+    [
+        "//evil.example/x",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "\\\\evil.example",
+        "/.//evil.example",
+        "http://",
+    ],
 )
 def test_login_leads_to_no_other_server(
     browser: Any, make_result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
@@ -478,7 +486,7 @@ def test_login_leads_to_no_other_server(
         page.fill("#user", "ada")
         page.fill("#password", "geheim")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#state")
+        wait_until(lambda: "/login" not in page.url)
         assert page.url.startswith(web.url)
 
 
@@ -538,3 +546,109 @@ def test_everything_is_named_for_those_who_do_not_see_it(browser: Any, make_resu
             page.keyboard.press("Tab")
             reached.add(page.evaluate("document.activeElement.id"))
         assert {"camera", "mode", "pause", "record", "snapshot", "fullscreen"} <= reached
+
+
+def test_late_answer_about_another_camera_is_not_shown(browser: Any, make_result: MakeResult) -> None:
+    with two_cameras(make_result) as (web, _), opened(browser, web.url) as (page, _):
+        page.wait_for_selector("#camera:visible")
+
+        def late(route: Any) -> None:
+            answer = route.fetch()
+            time.sleep(0.4)
+            route.fulfill(response=answer)
+
+        page.route("**/api/status*", late)
+        with page.expect_request("**/api/status*"):
+            pass
+        page.select_option("#camera", "gate")
+        for _ in range(20):
+            assert page.input_value("#camera") == "gate"
+            page.wait_for_timeout(50)
+        wait_until(lambda: page.inner_text("#state") == "reconnecting")
+        page.unroute_all(behavior="wait")
+
+
+def test_old_browsers_ask_about_the_chosen_camera_too(browser: Any, make_result: MakeResult) -> None:
+    with two_cameras(make_result) as (web, _):
+        context = browser.new_context()
+        context.add_init_script("delete URLSearchParams.prototype.size")
+        page = context.new_page()
+        page.goto(web.url + "?camera=gate", wait_until="domcontentloaded")
+        page.wait_for_selector("#camera:visible")
+        assert page.input_value("#camera") == "gate"
+        assert page.get_attribute("#snapshot", "href") == "/snapshot.jpg?camera=gate"
+        context.close()
+
+
+def test_unknown_camera_of_a_bookmark_leads_to_the_first(browser: Any, make_result: MakeResult) -> None:
+    with two_cameras(make_result) as (web, _), opened(browser, web.url + "?camera=attic") as (page, _):
+        page.wait_for_selector("#state[data-state=live]")
+        assert page.input_value("#camera") == "yard"
+
+
+def test_page_goes_on_when_the_cameras_have_changed(browser: Any, web: WebPublisher, make_result: MakeResult) -> None:
+    port = int(web.url.rpartition(":")[2].strip("/"))
+    web.close()
+    with (
+        two_cameras(make_result, port=port) as (first, _),
+        opened(browser, first.url + "?camera=*") as (page, _),
+    ):
+        wait_until(lambda: page.locator("#grid figure").count() == 2)
+        first.close()
+        page.wait_for_selector("#state[data-state=offline]")
+        again = WebPublisher(OverlayRenderer(LABELS), LABELS, "tiny", port=port, cameras=("yard", "shed"))
+        with closing(again):
+            again.publish(replace(make_result(), camera="yard"))
+            names = "#grid figcaption b"
+            wait_until(lambda: page.locator(names).all_text_contents() == ["yard", "shed"], timeout_s=15)
+            page.wait_for_selector("#state[data-state=live]")
+
+
+def test_page_works_where_nothing_may_be_stored(browser: Any, make_result: MakeResult) -> None:
+    with two_cameras(make_result) as (web, _):
+        context = browser.new_context()
+        context.add_init_script("""Object.defineProperty(window, "localStorage", {
+          get() { throw new DOMException("denied", "SecurityError"); }
+        })""")
+        page = context.new_page()
+        page.goto(web.url, wait_until="domcontentloaded")
+        page.wait_for_selector("#state[data-state=live]")
+        page.select_option("#mode", "plain")
+        context.close()
+
+
+def test_video_is_shown_and_comes_back_after_a_restart(browser: Any, make_result: MakeResult) -> None:
+    pytest.importorskip("aiortc", reason="needs aiortc")
+    from edge_detector.publishers.live_video import LiveVideo
+    from edge_detector.stream_config import StreamConfig
+
+    overlay = OverlayRenderer(LABELS)
+    video = LiveVideo("yard", overlay, StreamConfig(encoder="libx264"))
+    given: dict[str, Any] = {"videos": {"yard": video}, "settings": {"stream": {"webrtc": True}}}
+    stop = threading.Event()
+
+    def film() -> None:
+        while not stop.wait(0.05):
+            video.publish(replace(make_result([], size_wh=(320, 240)), camera="yard"))
+
+    thread = threading.Thread(target=film)
+    thread.start()
+    shown = "document.getElementById('video').videoWidth"
+    try:
+        with two_cameras(make_result, **given) as (web, _), opened(browser, web.url) as (page, _):
+            port = int(web.url.rpartition(":")[2].strip("/"))
+            page.wait_for_selector("#mode option[value=video]", state="attached")
+            page.select_option("#mode", "video")
+            wait_until(lambda: page.evaluate(shown) == 320)
+            assert web._pages.whep.peers == 1
+            web.close()
+            page.wait_for_selector("#state[data-state=offline]")
+            with two_cameras(make_result, port=port, **given) as (again, _):
+                wait_until(lambda: page.evaluate(shown) == 320 and again._pages.whep.peers == 1, timeout_s=20)
+                assert page.input_value("#mode") == "video"
+                page.select_option("#mode", "sharp")
+                wait_until(lambda: again._pages.whep.peers == 0)
+    finally:
+        stop.set()
+        thread.join()
+        video.close()

@@ -29,7 +29,9 @@ def test_hash_of_passlib_is_understood() -> None:
         OF_PASSLIB[:-1],
         OF_PASSLIB.replace("ln=4", "ln=31"),
         OF_PASSLIB.replace("ln=4", "ln=0"),
-        OF_PASSLIB.replace("r=8", "r=99"),
+        OF_PASSLIB.replace("r=8", "r=99").replace("ln=4", "ln=15"),
+        OF_PASSLIB.replace("ln=4", "ln=17"),
+        OF_PASSLIB.replace("p=1", "p=9"),
         "$2b$12$abcdefghijklmnopqrstuv",
     ],
 )

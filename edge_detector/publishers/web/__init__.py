@@ -24,7 +24,7 @@ from edge_detector.publishers import EventHistory, Recordings
 from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web.access import Access
 from edge_detector.publishers.web.certificate import Certificate
-from edge_detector.publishers.web.guard import HANDSHAKE_S, Guard, Mistakes, limit_untaken
+from edge_detector.publishers.web.guard import Guard, Mistakes
 from edge_detector.publishers.web.hub import FrameHub, Look
 from edge_detector.publishers.web.routes import Pages
 from edge_detector.publishers.web.site import Site
@@ -101,6 +101,8 @@ class WebPublisher:
             recordings,
         )
         self._hubs = hubs
+        self._newest: dict[str, FrameResult] = {}  # of each camera, for the loop to take
+        self._lock = threading.Lock()
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()
         self._stop = asyncio.Event()
         self._closed = False
@@ -128,7 +130,11 @@ class WebPublisher:
         """
         if self._closed or not self._thread.is_alive():
             raise PublishError(f"the web server at {self.url} has stopped")
-        self._loop.call_soon_threadsafe(self._hubs[result.camera].announce, result)
+        with self._lock:
+            waits = result.camera in self._newest
+            self._newest[result.camera] = result
+        if not waits:
+            self._loop.call_soon_threadsafe(self._announce, result.camera)
 
     def close(self) -> None:
         """Send all viewers away and free the port."""
@@ -139,6 +145,11 @@ class WebPublisher:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(CLOSE_TIMEOUT_S)
         self._socket.close()
+
+    def _announce(self, camera: str) -> None:
+        with self._lock:
+            result = self._newest.pop(camera)
+        self._hubs[camera].announce(result)
 
     def _run(self, site: Site) -> None:
         try:
@@ -152,9 +163,7 @@ class WebPublisher:
         access = Access(self._access, self._host, self._port)
         pages = Pages(site, access)
         # Handlers are cancelled when their client goes, so that no viewer is counted who has left.
-        tls = None if self._tls is None else self._tls.context
-        handshake_s = None if tls is None else HANDSHAKE_S
-        guard = Guard(lambda: cast("web.Server", runner.server)(), opens_s=handshake_s)
+        guard = Guard(lambda: cast("web.Server", runner.server)(), None if self._tls is None else self._tls.context)
         runner = web.AppRunner(
             pages.application(guard.note),
             access_log=None,
@@ -162,22 +171,22 @@ class WebPublisher:
             handler_cancellation=True,
             shutdown_timeout=0.5,
             keepalive_timeout=KEEPALIVE_S,
+            auto_decompress=False,  # a small body could become a large one
         )
         await runner.setup()
-        loop = asyncio.get_running_loop()
-        listening = await loop.create_server(guard, sock=self._socket, ssl=tls, ssl_handshake_timeout=handshake_s)
-        self._ready.set_result((loop, pages))
-        renewing = asyncio.create_task(self._tls.renew()) if self._tls is not None else None
+        self._ready.set_result((asyncio.get_running_loop(), pages))
+        working = [asyncio.create_task(guard.accept(self._socket))]
+        if self._tls is not None:
+            working.append(asyncio.create_task(self._tls.renew()))
         await self._stop.wait()
-        listening.close()
+        for task in working:
+            task.cancel()
         for hub in site.hubs.values():
             hub.close()
         await pages.whep.close()
         await runner.cleanup()
         access.close()
         self._executor.shutdown()
-        if renewing is not None:
-            renewing.cancel()
 
     def _draw_jpeg(self, result: FrameResult, look: Look) -> bytes:
         image = self._overlay.draw(result) if look.boxes else result.frame.image
@@ -203,12 +212,10 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, str(error))
         raise PublishError(f"cannot serve the page on port {port} of {host}: {remedy}") from error
-    limit_untaken(listener)
-    return listener
 
 
 def _url(host: str, port: int, scheme: str) -> str:

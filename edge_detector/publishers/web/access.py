@@ -30,6 +30,7 @@ OWN_ENDINGS = ("", ".local", ".lan", ".home", ".internal", ".home.arpa", ".local
 OPEN_PATHS = ("/login", "/healthz", "/readyz")  # and /static/
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_WAITING = 4  # passwords that are checked at the same time, each for some 50 ms
+KEY_BYTES = 32
 _REMEMBERED = 64  # passwords of programs that send them with each request
 
 
@@ -55,7 +56,8 @@ class Access:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="web passwords")
         self._waiting = 0
         self._nobody = hash_password(secrets.token_hex()) if settings.users else ""
-        self._remembered: dict[bytes, str] = {}
+        self._remembered: set[bytes] = set()
+        self._checks: dict[bytes, asyncio.Task[bool]] = {}
         self._memory_key = secrets.token_bytes(32)
 
     def close(self) -> None:
@@ -97,7 +99,12 @@ class Access:
     @web.middleware
     async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            name = (urlsplit(f"//{request.host}").hostname or "").rstrip(".")
+            "".join(request.headers.values()).encode()
+        except UnicodeEncodeError:
+            raise web.HTTPBadRequest(text="a header is no UTF-8\n") from None
+        try:
+            parts = urlsplit(f"//{request.headers.get('Host', '')}")
+            name = "" if parts.port == 0 else (parts.hostname or "").rstrip(".")
         except ValueError:
             name = ""
         if not self._is_own(name):
@@ -110,7 +117,7 @@ class Access:
         """Refuse what a page of another server has a browser send; programs send no Origin."""
         acts = request.method not in SAFE_METHODS or "Upgrade" in request.headers
         origin = request.headers.get("Origin")
-        if acts and origin is not None and origin.partition("://")[2] != request.host:
+        if acts and origin is not None and origin.partition("://")[2] != request.headers["Host"]:
             raise web.HTTPForbidden(text="pages of other servers may not do that\n")
         return await handler(request)
 
@@ -157,9 +164,15 @@ class Access:
             given = BasicAuth.decode(header, encoding="utf-8")
         except (ValueError, UnicodeDecodeError):
             return False
-        right = await self._is_password(request, given.login, given.password)
+        # A dashboard asks for many things at the same time.
+        check = self._checks.get(remembered)
+        if check is None:
+            check = asyncio.create_task(self._is_password(request, given.login, given.password))
+            self._checks[remembered] = check
+            check.add_done_callback(lambda _: self._checks.pop(remembered))
+        right = await asyncio.shield(check)
         if right and len(self._remembered) < _REMEMBERED:
-            self._remembered[remembered] = given.login
+            self._remembered.add(remembered)
         return right
 
     async def _is_password(self, request: web.Request, user: str, password: str) -> bool:
@@ -167,8 +180,9 @@ class Access:
         address = request.remote or ""
         wait_s = self._attempts.wait_s(address)
         if wait_s > 0 or self._waiting >= MAX_WAITING:
+            why = "too many wrong passwords" if wait_s > 0 else "too many logins at the same time"
             headers = {"Retry-After": f"{max(1, round(wait_s))}"}
-            raise web.HTTPTooManyRequests(text="too many wrong passwords; try again later\n", headers=headers)
+            raise web.HTTPTooManyRequests(text=f"{why}; try again in {headers['Retry-After']} s\n", headers=headers)
         hashed = self._settings.users.get(user, self._nobody)
         if not hashed:
             return False
@@ -198,17 +212,19 @@ def session_key() -> bytes:
 
     That is `session.key` in systemd's `STATE_DIRECTORY`, else in `edge-detector` below `XDG_STATE_HOME`.
     """
-    fresh = secrets.token_bytes(32)
+    fresh = secrets.token_bytes(KEY_BYTES)
     given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - may have no home
     path = (Path(given) if given else Path(state) / "edge-detector") / "session.key"
     try:
+        kept = path.read_bytes() if path.is_file() else b""
+        if len(kept) == KEY_BYTES:
+            return kept
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
             file.write(fresh)
-    except FileExistsError:
-        kept = path.read_bytes() if os.access(path, os.R_OK) else b""
-        return kept if len(kept) == len(fresh) else fresh
+        part.replace(path)
     except OSError as error:
-        logger.info("sessions end with the program: %s cannot be written: %s", path, error.strerror)
+        logger.info("sessions end with the program: %s cannot be used: %s", path, error.strerror)
     return fresh

@@ -15,7 +15,10 @@ _ALL = ""
 
 
 class Attempts:
-    """Failed logins by address, IPv6 by its /64; after some free ones each failure doubles the wait, up to a minute."""
+    """Failed logins by address, IPv6 by its /64; after some free ones each failure doubles the wait, up to a minute.
+
+    Many addresses wait together, too; one that goes on alone does not make the others wait.
+    """
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when the last was
@@ -26,16 +29,21 @@ class Attempts:
 
     def failed(self, address: str) -> None:
         """Count a failure."""
-        for key in (_network(address), _ALL):
-            count, at_s = self._failures.pop(key, (0, 0.0))
-            now_s = time.monotonic()
-            self._failures[key] = (1 if now_s - at_s > FORGET_S else count + 1, now_s)
+        if self._count(_network(address)) <= FREE:
+            self._count(_ALL)
         if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
 
     def passed(self, address: str) -> None:
         """Forget the failures of an address."""
         self._failures.pop(_network(address), None)
+
+    def _count(self, key: str) -> int:
+        count, at_s = self._failures.pop(key, (0, 0.0))
+        now_s = time.monotonic()
+        count = 1 if now_s - at_s > FORGET_S else count + 1
+        self._failures[key] = count, now_s
+        return count
 
     def _wait_s(self, key: str, free: int) -> float:
         count, at_s = self._failures.get(key, (0, 0.0))

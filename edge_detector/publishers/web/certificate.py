@@ -29,7 +29,10 @@ class Certificate:
             self._changed = self._state()
             self._load()
         except (OSError, ssl.SSLError) as error:
-            raise PublishError(f"web.tls_cert and web.tls_key cannot be used: {error.strerror or error}") from error
+            named = "" if error.filename is None else f"{error.filename}: "
+            raise PublishError(
+                f"web.tls_cert and web.tls_key cannot be used: {named}{error.strerror or error}"
+            ) from error
 
     async def renew(self, every_s: float = LOOK_S) -> None:
         """Look for a renewed certificate, for ever."""
@@ -48,4 +51,6 @@ class Certificate:
         return [os.stat(path).st_mtime for path in (self._cert, self._key)]  # noqa: PTH116 - as short as can be
 
     def _load(self) -> None:
+        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # a failure leaves `context` as it was
+        trial.load_cert_chain(self._cert, self._key, password=lambda: "")
         self.context.load_cert_chain(self._cert, self._key, password=lambda: "")

@@ -65,7 +65,9 @@ class FrameHub:
         self._arrived_at = 0.0
         self._changed = asyncio.Event()
         self.closed = False
-        self._encodings: dict[Look, tuple[int, asyncio.Task[Picture]]] = {}  # the newest of each, with its serial
+        self._encodings: dict[
+            Look, tuple[int, asyncio.Task[Picture]]
+        ] = {}  # those of the newest result, with its serial
 
     @property
     def silent_s(self) -> float:
@@ -77,6 +79,7 @@ class FrameHub:
         self.result = result
         self._serial += 1
         self._arrived_at = time.monotonic()
+        self._encodings = {look: one for look, one in self._encodings.items() if not one[1].done()}
         self._wake()
 
     def close(self) -> None:

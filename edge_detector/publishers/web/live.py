@@ -41,8 +41,8 @@ class LivePages:
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
-        router.add_get("/stream.mjpg", self.stream)
-        router.add_get("/ws", self.socket)
+        router.add_get("/stream.mjpg", self.stream, allow_head=False)
+        router.add_get("/ws", self.socket, allow_head=False)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The live picture as multipart JPEG: each viewer gets the newest when it has taken the last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from edge_detector.publishers.web.whep import WhepPages
 
 STATIC = Path(__file__).parent / "static"
 OPENAPI = Path(__file__).parent / "openapi.yaml"
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_BODY_BYTES = 16 * 1024
 READY_SILENT_S = 10.0  # a camera without a picture for so long is not ready
 HEADERS = {
@@ -66,16 +68,20 @@ class Pages:
         self.whep.add_to(router)
         EventPages(self._site.events).add_to(router)
         ClipPages(self._site.recordings).add_to(router)
-        router.add_static("/static", STATIC)
+        router.add_get("/static/{name}", self.static)
         return app
 
-    async def index(self, _: web.Request) -> web.FileResponse:
+    async def index(self, _: web.Request) -> web.Response:
         """The page."""
-        return web.FileResponse(STATIC / "index.html")
+        return _part("index.html")
 
-    async def login_page(self, _: web.Request) -> web.FileResponse:
+    async def static(self, request: web.Request) -> web.Response:
+        """What the pages are made of."""
+        return _part(request.match_info["name"])
+
+    async def login_page(self, _: web.Request) -> web.Response:
         """The page that asks for user and password."""
-        return web.FileResponse(STATIC / "login.html")
+        return _part("login.html")
 
     async def openapi(self, _: web.Request) -> web.Response:
         """The description of all this."""
@@ -158,6 +164,17 @@ class Pages:
 
 
 @cache
+def _parts() -> Mapping[str, bytes]:
+    return {path.name: path.read_bytes() for path in STATIC.iterdir()}
+
+
+def _part(name: str) -> web.Response:
+    if name not in _parts():
+        raise web.HTTPNotFound(text="no such file\n")
+    return web.Response(body=_parts()[name], content_type=KINDS[Path(name).suffix], charset="utf-8")
+
+
+@cache
 def describe() -> Mapping[str, Any]:
     """Return the OpenAPI description of the routes."""
     document: dict[str, Any] = yaml.safe_load(OPENAPI.read_text(encoding="utf-8"))
@@ -167,4 +184,8 @@ def describe() -> Mapping[str, Any]:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
+    # Older Safari does not count WebSockets to the same server as 'self'.
+    host = request.headers.get("Host", "")
+    if re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", host):
+        response.headers["Content-Security-Policy"] += f"; connect-src 'self' ws://{host} wss://{host}"
     response.headers["Cache-Control"] = "no-cache" if request.path.startswith("/static") else "no-store"

@@ -135,7 +135,7 @@ async def _read_offer(request: web.Request) -> str:
         body += more
     if len(body) > MAX_OFFER_BYTES:
         raise web.HTTPRequestEntityTooLarge(MAX_OFFER_BYTES, len(body))
-    offer = body.decode()
+    offer = "\r\n".join(body.decode().splitlines()) + "\r\n"  # as aiortc splits it, so that all is counted
     for key, what in _NEEDED.items():
         if not re.search(f"^{key}", offer, re.MULTILINE):
             raise ValueError(f"it has no {what}")

@@ -11,16 +11,18 @@ const STATUS_MS = 1000;
 const RETRY_MS = 3000;
 const LATELY_MS = 4000;
 const LIST_MS = 200;
+const TROUBLE_MS = 10000;
 const SILENT_S = 5; // longer without a frame is worth saying
 const ALL = "*"; // as camera: all of them
 const TILE = { width: 480, fps: 5, pictures: "true" };
 
 const element = (id) => document.getElementById(id);
 const view = element("view");
-const stored = JSON.parse(localStorage.getItem("edge_detector") ?? "{}");
+const stored = recall();
 
 let labels = []; // with their colours, by class_id
 let settings = {};
+let greeted = false; // whether labels and settings are known
 let connected = true; // whether the last question to the server was answered
 let camera = new URLSearchParams(location.search).get("camera"); // null: the first
 let cameras = [];
@@ -29,6 +31,7 @@ let threshold = stored.threshold ?? 0;
 const unwanted = new Set(stored.unwanted ?? []); // labels that are not shown
 const known = new Set(); // labels that were seen
 let listed = -Infinity; // when the list was renewed last
+let forgetting; // what clears a trouble
 let listing = null; // what will renew it
 let stopRecording = null;
 
@@ -40,8 +43,21 @@ const tiles = new Map(); // views by camera
 const sparks = new Map();
 for (const id of ["inference", "capture", "latency", "objects", "temperature"]) sparks.set(id, new Spark(element(id).closest("div")));
 
+// What was chosen; a browser may forbid to keep it.
+function recall() {
+  try {
+    return JSON.parse(localStorage.getItem("edge_detector")) ?? {};
+  } catch {
+    return {};
+  }
+}
+
 function store() {
-  localStorage.setItem("edge_detector", JSON.stringify({ mode, threshold, unwanted: [...unwanted] }));
+  try {
+    localStorage.setItem("edge_detector", JSON.stringify({ mode, threshold, unwanted: [...unwanted] }));
+  } catch {
+    // it is chosen for this time
+  }
 }
 
 // The query of something of the chosen camera.
@@ -51,8 +67,8 @@ function query(more = {}) {
 
 // The address of something of the chosen camera.
 function of(path, more = {}) {
-  const parameters = query(more);
-  return parameters.size ? `${path}?${parameters}` : path;
+  const parameters = `${query(more)}`;
+  return parameters ? `${path}?${parameters}` : path;
 }
 
 function openStreams() {
@@ -67,11 +83,15 @@ function openStreams() {
 
 async function openVideo() {
   const asked = camera;
+  const isWanted = () => mode === "video" && asked === camera && !document.hidden;
+  const again = () => setTimeout(() => isWanted() && openVideo(), RETRY_MS);
   try {
-    await whep.open(query(), () => setTimeout(() => mode === "video" && asked === camera && !document.hidden && openVideo(), RETRY_MS));
+    await whep.open(query(), again);
   } catch (error) {
-    setMode("sharp");
-    showNotice(`No video: ${error.message}`);
+    if (!isWanted()) return;
+    if (error.status === undefined || error.status >= 500) again(); // the server is away or full
+    else setMode("sharp");
+    showTrouble(`No video: ${error.message}`);
   }
 }
 
@@ -92,7 +112,7 @@ function makeTile(name) {
   const figure = element("tile").content.firstElementChild.cloneNode(true);
   figure.dataset.camera = name;
   figure.querySelector("b").textContent = name;
-  figure.querySelector("canvas").ariaLabel = `Live picture of ${name}`;
+  figure.querySelector("canvas").setAttribute("aria-label", `Live picture of ${name}`);
   figure.querySelector("button").addEventListener("click", () => choose(name));
   element("grid").append(figure);
   return new View(figure.querySelector("canvas"), { colors: color, wanted });
@@ -118,7 +138,7 @@ function choose(name) {
   element("grid").hidden = camera !== ALL;
   element("single").hidden = camera === ALL;
   for (const [id, path] of [["snapshot", "/snapshot.jpg"], ["json", "/api/detections"], ["stream", "/stream.mjpg"]]) element(id).href = of(path);
-  openStreams();
+  if (greeted) openStreams();
 }
 
 function setMode(wantedMode) {
@@ -130,15 +150,22 @@ function setMode(wantedMode) {
 
 function showState(state, word, message = "") {
   element("state").dataset.state = state;
-  element("state").textContent = word;
+  if (element("state").textContent !== word) element("state").textContent = word; // or it would be read aloud again
   element("message").textContent = message;
   element("message").hidden = !message;
   view.classList.toggle("dim", state === "silent" || state === "offline");
 }
 
-function showNotice(text) {
-  element("notice").textContent = text;
-  element("notice").hidden = !text;
+function showNotice(text, id = "notice") {
+  element(id).textContent = text;
+  element(id).hidden = !text;
+}
+
+// What went wrong here, for a while.
+function showTrouble(text) {
+  showNotice(text, "trouble");
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => showNotice("", "trouble"), TROUBLE_MS);
 }
 
 function showCameras(status) {
@@ -146,6 +173,13 @@ function showCameras(status) {
   list.hidden = status.cameras.length < 2;
   if (status.cameras.join() !== cameras.join()) {
     cameras = status.cameras;
+    for (const [name, tile] of tiles) {
+      if (cameras.includes(name)) continue;
+      tile.close();
+      tile.clear();
+      tile.canvas.closest("figure").remove();
+      tiles.delete(name);
+    }
     list.replaceChildren(...cameras.map((name) => new Option(name)), new Option("All cameras", ALL));
     if (camera === ALL) openTiles();
   }
@@ -159,7 +193,7 @@ function showService(service, name) {
   const own = service.cameras[name];
   element("pause").hidden = false;
   element("pause").setAttribute("aria-pressed", !own.detecting);
-  element("pause").title = element("pause").ariaLabel = own.detecting ? "Pause detection" : "Resume detection";
+  nameButton("pause", own.detecting ? "Pause detection" : "Resume detection");
   const seconds = Math.round(own.silent_s ?? service.process.uptime_s);
   if (own.state === "reconnecting" || own.state === "failed") showState("silent", own.state, `${own.error}\n(no picture for ${seconds} s)`);
   else if (own.state === "frozen") showState("silent", "frozen", "");
@@ -173,6 +207,11 @@ function showService(service, name) {
   const temperature = service.process.temperature_c;
   element("temperature-tile").hidden = temperature === null;
   if (temperature !== null) showFigure("temperature", temperature, temperature.toFixed(0));
+}
+
+function nameButton(id, title) {
+  element(id).title = title;
+  element(id).setAttribute("aria-label", title);
 }
 
 function showFigure(id, value, text) {
@@ -231,6 +270,7 @@ function showFilter() {
 // Pictures come faster than one reads.
 function showResult() {
   view.classList.remove("empty");
+  element("record").disabled = false;
   listing ??= setTimeout(listResult, Math.max(0, listed + LIST_MS - performance.now()));
 }
 
@@ -252,7 +292,7 @@ function listResult() {
   element("nothing").hidden = shown.length > 0;
   const paused = element("state").dataset.state === "paused";
   element("nothing").textContent = paused ? "Detection is paused." : result.detections.length ? "All that is found is filtered out." : "Nothing found in this picture.";
-  element("picture").ariaLabel = `Live picture: ${shown.map((detection) => detection.label).join(", ") || "nothing found"}`;
+  element("picture").setAttribute("aria-label", `Live picture: ${shown.map((detection) => detection.label).join(", ") || "nothing found"}`);
 }
 
 async function greet() {
@@ -270,10 +310,14 @@ async function poll() {
     if (!labels.length) {
       await greet();
       openStreams();
+      greeted = true;
     }
-    showStatus(await askJson(of("/api/status")));
+    const asked = camera;
+    const status = await askJson(of("/api/status"));
     connected = true;
+    if (asked === camera) showStatus(status);
   } catch (error) {
+    if (error.status === 404 && camera !== null) return choose(null); // there is no such camera any more
     connected = false;
     labels = []; // the server may come back with another model
     showState("offline", "offline", "Connection lost. Trying again…");
@@ -286,7 +330,9 @@ async function pollWhileSeen() {
     await poll();
     if (connected && performance.now() - lately > LATELY_MS) {
       lately = performance.now();
-      await showLately(camera === ALL ? null : (camera ?? cameras[0]), Boolean(settings.recordings?.path)).catch(() => {});
+      const asked = camera;
+      const about = camera === ALL ? null : (camera ?? cameras[0]);
+      await showLately(about, Boolean(settings.recordings?.path), () => asked === camera).catch(() => {});
     }
     await new Promise((resolve) => setTimeout(resolve, connected ? STATUS_MS : RETRY_MS));
   }
@@ -317,7 +363,7 @@ element("threshold").addEventListener("input", () => {
 
 element("pause").addEventListener("click", () => {
   const detect = element("pause").getAttribute("aria-pressed") === "true";
-  post("/api/control", { ...(camera !== null && { camera }), detect }).catch((error) => showNotice(error.message));
+  post("/api/control", { ...(camera !== null && { camera }), detect }).catch((error) => showTrouble(error.message));
 });
 
 element("logout").addEventListener("click", async () => {
@@ -329,7 +375,7 @@ element("record").hidden = !canRecord();
 element("record").addEventListener("click", () => {
   const showRecording = (on) => {
     element("record").setAttribute("aria-pressed", on);
-    element("record").title = element("record").ariaLabel = on ? "Stop recording" : "Record a clip";
+    nameButton("record", on ? "Stop recording" : "Record a clip");
   };
   if (stopRecording) return stopRecording();
   if (mode === "video") setMode("sharp");

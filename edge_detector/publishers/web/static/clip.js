@@ -26,6 +26,7 @@ export function record(canvas, name, ended) {
     setTimeout(() => URL.revokeObjectURL(link.href), LONGEST_MS);
     ended();
   };
+  recorder.onerror = stop;
   recorder.start(1000);
   return stop;
 }

@@ -10,7 +10,7 @@ function row(event, clip) {
   const path = `/api/events/${encodeURIComponent(event.id)}`;
   const [shot, image] = [item.querySelector(".shot"), item.querySelector("img")];
   shot.href = event.has_snapshot ? `${path}/snapshot.jpg` : path;
-  shot.ariaLabel = `Picture of ${event.label}`;
+  shot.setAttribute("aria-label", `Picture of ${event.label}`);
   image.hidden = !event.has_snapshot;
   if (event.has_snapshot) image.src = `${path}/snapshot.jpg`;
   const came = new Date(event.start_ts * 1000);
@@ -22,16 +22,18 @@ function row(event, clip) {
   if (clip) {
     item.querySelector(".clip").hidden = false;
     item.querySelector(".clip").href = `/api/clips/${encodeURIComponent(clip.id)}/clip.mp4`;
-    item.querySelector(".clip").ariaLabel = `Clip of ${event.label}`;
+    item.querySelector(".clip").setAttribute("aria-label", `Clip of ${event.label}`);
   }
   return item;
 }
 
-export async function showLately(camera, records) {
+// `isWanted` is asked when the answers are there.
+export async function showLately(camera, records, isWanted) {
   const query = new URLSearchParams({ limit: SHOWN, ...(camera !== null && { camera }) });
   const events = await askJson(`/api/events?${query}`);
   const clips = records && events.length ? await askJson("/api/clips?limit=50") : [];
   const found = events.map((event) => [event, clips.find((clip) => clip.objects.includes(event.id))]);
+  if (!isWanted()) return;
   // Pictures are loaded anew only where something changed.
   const state = JSON.stringify(found.map(([event, clip]) => [event.id, event.end_ts, event.has_snapshot, event.entered_zones, Math.round(event.top_score * 20), clip?.id]));
   element("lately").hidden = events.length === 0;

@@ -1,10 +1,15 @@
 // The login page: sends user and password, and goes on to where one wanted to be.
 const element = (id) => document.getElementById(id);
 
-// Only a path of this server.
+// Only an address of this server; whole, because a path may begin with "//".
 function next() {
-  const wanted = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
-  return wanted.origin === location.origin ? wanted.pathname + wanted.search : "/";
+  try {
+    const wanted = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
+    if (wanted.origin === location.origin) return wanted.href;
+  } catch {
+    // no address
+  }
+  return "/";
 }
 
 element("login").addEventListener("submit", async (event) => {
@@ -14,7 +19,8 @@ element("login").addEventListener("submit", async (event) => {
   try {
     const answer = await fetch("/login", { method: "POST", headers: { "Content-Type": "application/json" }, body });
     if (answer.ok) return location.replace(next());
-    message = answer.status === 429 ? `Too many wrong passwords. Try again in ${answer.headers.get("Retry-After")} s.` : "Wrong user or password.";
+    const text = (await answer.text()).trim();
+    message = `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
   } catch {
     message = "The server cannot be reached.";
   }

@@ -15,13 +15,16 @@ export class Whep {
       this.video.play().catch(() => {});
     };
     peer.onconnectionstatechange = () => {
-      if (peer === this.peer && ["failed", "disconnected", "closed"].includes(peer.connectionState)) lost();
+      if (peer !== this.peer || !["failed", "disconnected", "closed"].includes(peer.connectionState)) return;
+      this.close();
+      lost();
     };
     await peer.setLocalDescription(await peer.createOffer());
     const answer = await fetch(`/whep?${query}`, { method: "POST", headers: { "Content-Type": "application/sdp" }, body: peer.localDescription.sdp });
-    if (!answer.ok) throw new Error(await answer.text());
-    if (peer !== this.peer) return;
-    this.session = answer.headers.get("Location");
+    if (!answer.ok) throw Object.assign(new Error(await answer.text()), { status: answer.status });
+    const session = answer.headers.get("Location");
+    if (peer !== this.peer) return end(session);
+    this.session = session;
     await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
   }
 
@@ -30,7 +33,11 @@ export class Whep {
     this.peer.close();
     this.peer = null;
     this.video.srcObject = null;
-    if (this.session) fetch(this.session, { method: "DELETE", keepalive: true }).catch(() => {});
+    if (this.session) end(this.session);
     this.session = null;
   }
+}
+
+function end(session) {
+  fetch(session, { method: "DELETE", keepalive: true }).catch(() => {});
 }

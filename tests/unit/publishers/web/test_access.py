@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,30 @@ def test_an_ipv6_network_is_one_address_and_many_addresses_are_slowed_down_toget
     for number in range(FREE_IN_ALL):
         attempts.failed(f"10.0.1.{number}")
     assert attempts.wait_s("10.9.9.9") > 0
+
+
+def test_one_who_goes_on_guessing_does_not_lock_the_others_out() -> None:
+    attempts = Attempts()
+    for _ in range(10 * FREE_IN_ALL):
+        attempts.failed("10.0.0.1")
+    assert attempts.wait_s("10.0.0.1") > 0
+    assert attempts.wait_s("10.0.0.2") == 0
+
+
+def test_password_sent_many_times_at_once_is_checked_once(web: WebPublisher, ask: Ask) -> None:
+    with ThreadPoolExecutor(12) as executor:
+        answers = [executor.submit(ask, web, "/api/labels", Authorization=basic("ada", PASSWORD)) for _ in range(12)]
+        assert {answer.result()[0] for answer in answers} == {200}
+
+
+@pytest.mark.parametrize("kept", [b"", b"short", b"x" * 33])
+def test_spoilt_key_of_sessions_is_made_anew(open_web: OpenWeb, ask: Ask, state: Path, kept: bytes) -> None:
+    state.mkdir()
+    (state / "session.key").write_bytes(kept)
+    web = open_web(access=GUARDED)
+    assert ask(web, "/api/labels", Cookie=log_in(ask, web)[1])[0] == 200
+    assert len((state / "session.key").read_bytes()) == 32
+    assert [path.name for path in state.iterdir()] == ["session.key"]
 
 
 def test_addresses_that_failed_do_not_fill_the_memory() -> None:

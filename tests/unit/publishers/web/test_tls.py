@@ -22,6 +22,7 @@ from edge_detector.frame import FrameResult
 from edge_detector.passwords import hash_password
 from edge_detector.publishers.web import WebPublisher
 from edge_detector.publishers.web.certificate import Certificate
+from edge_detector.publishers.web.guard import MAX_CONNECTIONS
 from edge_detector.web_config import WebConfig
 
 OpenWeb = Callable[..., WebPublisher]
@@ -89,15 +90,18 @@ def test_renewed_certificate_is_taken_and_half_a_one_is_waited_for(
     settings = certify(tmp_path)
     certificate = Certificate(settings)
     first = _served(certificate.context)
+    (tmp_path / "other").mkdir()
+    other = Path(certify(tmp_path / "other").tls_cert or "").read_text()
 
     async def scene() -> None:
         looking = asyncio.create_task(certificate.renew(0.02))
         whole = Path(settings.tls_cert or "").read_text()
         await asyncio.sleep(0.05)
-        Path(settings.tls_cert or "").write_text(whole[:100])
-        await asyncio.sleep(0.1)
-        assert "cannot be used yet" in caplog.text
-        assert _served(certificate.context) == first
+        for half in (whole[:100], other):  # cut off, or with the old key still
+            Path(settings.tls_cert or "").write_text(half)
+            await asyncio.sleep(0.1)
+            assert "cannot be used yet" in caplog.text
+            assert _served(certificate.context) == first
         certify(tmp_path)
         deadline_s = time.monotonic() + 10
         while _served(certificate.context) == first:
@@ -106,6 +110,20 @@ def test_renewed_certificate_is_taken_and_half_a_one_is_waited_for(
         looking.cancel()
 
     asyncio.run(scene())
+
+
+def test_silent_handshakes_count_as_connections(open_web: OpenWeb, tmp_path: Path) -> None:
+    web = open_web(access=certify(tmp_path))
+    address = ("127.0.0.1", int(web.url.rpartition(":")[2].strip("/")))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    silent = []
+    for _ in range(2 * MAX_CONNECTIONS):
+        silent.append(socket.create_connection(address, timeout=5))
+    time.sleep(0.3)
+    ours = len(list(Path("/proc/self/fd").iterdir())) - before - len(silent)
+    for one in silent:
+        one.close()
+    assert ours <= MAX_CONNECTIONS
 
 
 @pytest.mark.parametrize("kind", ["missing", "no certificate", "with a passphrase", "of another key"])
