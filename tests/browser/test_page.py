@@ -486,7 +486,7 @@ def test_login_leads_to_no_other_server(
         page.fill("#user", "ada")
         page.fill("#password", "geheim")
         page.keyboard.press("Enter")
-        wait_until(lambda: "/login" not in page.url)
+        page.wait_for_url(lambda url: "/login" not in url, wait_until="commit")
         assert page.url.startswith(web.url)
 
 
