@@ -33,6 +33,12 @@ def _check_name(text: str) -> str:
     return text.lower()
 
 
+def _check_token(text: str) -> str:
+    if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("give 16 letters, digits or signs at least, such as `openssl rand -hex 16` prints")
+    return text
+
+
 PasswordHash = Annotated[Secret, AfterValidator(_check_hash)]
 HostName = Annotated[str, AfterValidator(_check_name)]
 
@@ -52,7 +58,7 @@ class WebConfig(Part):
     """
 
     users: dict[Name, PasswordHash] = Field(default_factory=dict)
-    token: Annotated[Secret, Field(min_length=16)] | None = None
+    token: Annotated[Secret, AfterValidator(_check_token)] | None = None
     insecure: bool = False
     hosts: list[HostName] = Field(default_factory=list)
     tls_cert: str | None = None
@@ -79,5 +85,5 @@ class WebConfig(Part):
             return None
         return (
             f"everybody on the network could open the page on {host}: add web.users (`edge-detector password` makes an "
-            "entry) or web.token to the settings, or allow it with web.insecure: true"
+            "entry) or web.token to the settings, or allow it with web.insecure: true (--insecure)"
         )

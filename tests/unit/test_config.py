@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from edge_detector.config import CameraConfig, Config, load_config
 from edge_detector.config_checks import check_labels
 from edge_detector.errors import ConfigError
+from edge_detector.passwords import hash_password
 from edge_detector.sink_config import MqttConfig, SinkFilterConfig, UdpConfig, parse_address
 
 
@@ -227,3 +228,34 @@ def test_port_above_65535_is_refused(port: int) -> None:
 def test_text_without_host_and_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no address"):
         parse_address(text)
+
+
+@pytest.mark.parametrize("http", ["0.0.0.0:8080", "192.168.1.5:80", "[::]:8080", "raspberrypi:8080"])
+def test_page_is_open_to_the_network_only_for_those_who_are_known_or_on_purpose(tmp_path: Path, http: str) -> None:
+    hashed = hash_password("geheim")
+    with pytest.raises(ConfigError, match=r"everybody on the network could open the page .* --insecure|web\.insecure"):
+        load(tmp_path, f"http: '{http}'")
+    for web in (f"users: {{ada: '{hashed}'}}", "token: 0123456789abcdef", "insecure: true"):
+        assert load(tmp_path, f"http: '{http}'\nweb: {{{web}}}").http == http
+
+
+@pytest.mark.parametrize("http", ["127.0.0.1:8080", "[::1]:8080", "localhost:8080", "127.1.2.3:80"])
+def test_page_on_loopback_needs_no_password(tmp_path: Path, http: str) -> None:
+    assert load(tmp_path, f"http: '{http}'").http == http
+
+
+@pytest.mark.parametrize(
+    ("web", "message"),
+    [
+        ("token: hunter2hunter", r"web\.token: give 16 letters"),
+        ("token: 'hunter2 hunter2 hunter2'", r"web\.token: give 16 letters"),
+        ("users: {ada: hunter2}", r"web\.users\.ada: give what `edge-detector password` prints"),
+        ("tls_cert: hunter2", r"web: tls_cert and tls_key belong together"),
+        ("insecure: true, token: hunter2hunter2hunter2", r"web: insecure is without users and token"),
+        ("hosts: ['https://hunter.example']", r"web\.hosts\.0: give a name alone"),
+    ],
+)
+def test_mistake_about_the_page_is_told_without_its_secrets(tmp_path: Path, web: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, f"web: {{{web}}}")
+    assert "hunter2" not in str(caught.value)
