@@ -15,8 +15,7 @@ from edge_detector.publishers.tape import OpenClip, Tape
 from edge_detector.publishers.worker import QueuedBoth
 from edge_detector.sink_config import RecordingsConfig
 
-CLOSE_S = 1.5
-DRAIN_S = 0.5  # of it, for what is still to be recorded
+DRAIN_S = 0.4  # at the end, for what is still to be recorded
 REMEDY = "recordings need PyAV, which is not installed: pip install 'edge-detector[stream]'"
 
 
@@ -33,7 +32,7 @@ def open_recordings(
     except ImportError as error:
         raise PublishError(REMEDY) from error
     clips = clips or open_clips(settings)
-    return QueuedBoth(Recorder(settings, labels, overlay, clips, Clip), close_timeout_s=CLOSE_S)
+    return QueuedBoth(Recorder(settings, labels, overlay, clips, Clip))
 
 
 def open_clips(settings: RecordingsConfig) -> Clips:

@@ -20,7 +20,6 @@ from edge_detector.sink_config import SnapshotsConfig
 MARGIN = 0.4  # of the object's longer side, around it
 BETTER = 1.1  # a picture is replaced by one that is so much better
 OBJECTS_MAX = 200  # of whom pictures are kept in memory; then the oldest go
-CLOSE_S = 1.0
 
 
 def open_snapshots(settings: SnapshotsConfig, labels: Sequence[str]) -> QueuedBoth:
@@ -31,7 +30,7 @@ def open_snapshots(settings: SnapshotsConfig, labels: Sequence[str]) -> QueuedBo
     Raises:
         PublishError: the folder cannot be made or written to.
     """
-    return QueuedBoth(Snapshots(settings, labels), close_timeout_s=CLOSE_S)
+    return QueuedBoth(Snapshots(settings, labels))
 
 
 @dataclass(slots=True)

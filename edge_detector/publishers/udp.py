@@ -17,14 +17,13 @@ from edge_detector.sink_config import UdpConfig, parse_address
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S = 0.5
 LOOK_UP_S = 60.0  # a name may come to mean another address
 RETRY_S = 5.0  # until a name that meant nothing is looked up again
 
 
 def open_udp(settings: UdpConfig, labels: Sequence[str], model_name: str) -> QueuedPublisher:
     """Return a publisher that sends one datagram per inference; what cannot be sent is dropped, and said."""
-    return QueuedPublisher(_UdpSink(settings, Lines(labels, model_name)), close_timeout_s=CLOSE_S, goes_on=True)
+    return QueuedPublisher(_UdpSink(settings, Lines(labels, model_name)), goes_on=True)
 
 
 class _UdpSink:

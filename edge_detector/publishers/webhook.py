@@ -25,13 +25,12 @@ from edge_detector.sink_config import WebhookConfig
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S = 0.5
 AGAIN = {408, 425, 429}  # of the codes below 500 those after which the same may be accepted later
 
 
 def open_webhook(settings: WebhookConfig) -> QueuedEvents[Webhook]:
     """Return a publisher that posts events and alerts; it keeps what the server does not take yet, and tries again."""
-    return QueuedEvents(Webhook(settings), close_timeout_s=CLOSE_S)
+    return QueuedEvents(Webhook(settings))
 
 
 class Webhook:

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from edge_detector.abandoned import leave_behind
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
@@ -21,6 +22,8 @@ REPORT_PERIOD_S = 10.0
 POLL_S = 0.2  # how soon a wait notices an interruption
 REST_S = 1.0
 EVENTS_MAX = 1000  # that wait with the results
+CLOSE_S = 0.9  # of what is live, which must end within a second
+CLOSE_LOSSLESS_S = 5.0
 
 
 class Sink(Protocol):
@@ -60,7 +63,8 @@ class QueuedPublisher:
 
     A full queue drops its oldest result and counts it. With `lossless`, which is for files, `publish` and `close` wait
     instead, however long it takes. Setting `stop` ends that: from then on what finds no room is left out, and `close`
-    waits at most `close_timeout_s` seconds. The queue then holds 2 results unless said otherwise, else 8.
+    waits at most `close_timeout_s` seconds: 5 unless said otherwise, else 0.9, so that a service ends quickly; what is
+    not written in half of them is dropped. The queue then holds 2 results unless said otherwise, else 8.
 
     With `goes_on`, what the sink fails to write with `PublishError` or `OSError` is dropped and counted, that is said
     once, and again when it works again; any other exception, and each without `goes_on`, is the end of it.
@@ -73,7 +77,7 @@ class QueuedPublisher:
         lossless: bool = False,
         stop: threading.Event | None = None,
         capacity: int | None = None,
-        close_timeout_s: float = 5.0,
+        close_timeout_s: float | None = None,
         goes_on: bool = False,
     ) -> None:
         self.name = sink.name
@@ -86,7 +90,7 @@ class QueuedPublisher:
         self._lossless = lossless
         self._stop = stop or threading.Event()
         self._capacity = capacity or (2 if lossless else 8)
-        self._close_timeout_s = close_timeout_s
+        self._close_timeout_s = close_timeout_s or (CLOSE_LOSSLESS_S if lossless else CLOSE_S)
         self._queue: deque[FrameResult | Event | Alert] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -140,12 +144,15 @@ class QueuedPublisher:
             self._changed.notify_all()
         while self._waits() and self._thread.is_alive():
             self._thread.join(POLL_S)
-        self._thread.join(self._close_timeout_s)
+        self._thread.join(self._close_timeout_s / 2)
         with self._changed:
-            if self._thread.is_alive():
-                lost = len(self._queue)
-                self._queue.clear()
-                raise PublishError(f"{self.name} hung for {self._close_timeout_s:g} s; {lost} queued results are lost")
+            lost = len(self._queue)
+            self.dropped += lost
+            self._queue.clear()
+        self._thread.join(self._close_timeout_s / 2)
+        if self._thread.is_alive():
+            leave_behind(self._thread)
+            raise PublishError(f"{self.name} hung for {self._close_timeout_s:g} s; {lost} queued results are lost")
         if self.dropped:
             logger.warning(
                 "%s: %d results dropped in all because it is slower than the source", self.name, self.dropped
@@ -238,8 +245,8 @@ class QueuedPublisher:
 class QueuedBoth:
     """A `Publisher` and `EventPublisher` that hands both to `sink` as a `QueuedPublisher` which goes on."""
 
-    def __init__(self, sink: BothSink, *, capacity: int = 8, close_timeout_s: float = 5.0) -> None:
-        self._worker = QueuedPublisher(sink, capacity=capacity, close_timeout_s=close_timeout_s, goes_on=True)
+    def __init__(self, sink: BothSink, *, capacity: int = 8) -> None:
+        self._worker = QueuedPublisher(sink, capacity=capacity, goes_on=True)
         self.name = sink.name
         self.sink = sink
         self.publish = self._worker.publish
