@@ -82,7 +82,6 @@ class Recorder:
         tape = self._tape(seen.camera)
         if event.kind == "end":
             if seen.id in tape.there:
-                self._filter.takes_event(event)
                 tape.gone(seen)
         elif seen.id not in tape.there and self._filter.takes_event(event):
             tape.came(seen)

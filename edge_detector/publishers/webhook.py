@@ -44,13 +44,12 @@ class Webhook:
         self._refused = 0
 
     def write(self, events: Sequence[Event | Alert]) -> None:
-        """Post the events of wanted kinds; see `EventSink`."""
+        """Post the events; see `EventSink`."""
         for written, event in enumerate(events):
-            if ("alert" if isinstance(event, Alert) else event.kind) in self._settings.kinds:
-                try:
-                    self._post(event)
-                except PublishError as error:
-                    raise PartlyWritten(str(error), written) from error
+            try:
+                self._post(event)
+            except PublishError as error:
+                raise PartlyWritten(str(error), written) from error
 
     def finish(self) -> None:
         """Say how many were refused."""
