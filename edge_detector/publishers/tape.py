@@ -35,6 +35,7 @@ CATCH_UP = 0.5  # of the time between two pictures goes to recording those that 
 RETRY_S = 10.0
 OVER_S = 1.0
 CLOSE_S = 0.5  # for what is still to be recorded
+LATE_S = 0.1  # likewise, at a time: other cameras wait
 FREE_BYTES = 32 * 1000 * 1000  # below, no clip is begun
 
 
@@ -163,9 +164,12 @@ class Tape:
             self._until_s = newest_s + self._settings.post_roll_s
 
     def end_if_over(self) -> None:
-        """End the clip if it is time to, though no picture has come."""
+        """End the clip if it is time to, though no picture has come; before, record some of what belongs to it."""
         if -math.inf < self._until_s < time.monotonic() - OVER_S:
-            self.close()
+            if self._is_recording() and self._pictures and self._pictures[0].at_s <= self._until_s:
+                self._record(LATE_S)
+            else:
+                self._end()
 
     def close(self, budget_s: float = CLOSE_S) -> None:
         """Record what is left, for so long at most, and end the clip."""

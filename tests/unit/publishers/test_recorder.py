@@ -124,6 +124,31 @@ def test_object_that_is_told_late_is_recorded_from_before_it_was_seen(camera: Ca
     assert front.clips.list_clips()[0]["start_ts"] == pytest.approx(WALL_TS + 4.0, abs=0.11)
 
 
+def test_slow_board_records_a_clip_to_its_end(camera: Callable[..., Camera]) -> None:
+    from edge_detector.publishers.clip import Clip
+
+    class Slow(Clip):
+        def add(self, *picture: Any) -> None:
+            time.sleep(0.04)
+            super().add(*picture)
+
+    front = camera(pre_roll_s=5.0)
+    front.recorder._open_clip = Slow
+    front._origin_s -= 2000  # all is long over
+    front.show(4)
+    front.tell("new")
+    front.tell("end")
+    for _ in range(100):
+        front.recorder.rest()
+        if front.clips.list_clips() and front.clips.list_clips()[0]["end_ts"] is not None:
+            break
+    ((clip),) = front.clips.list_clips()
+    times, shades, _ = decode(front.clips.clip_path(clip["id"]))
+    assert len(times) == 40
+    assert shades[-1] == pytest.approx(20 + 2 * 39, abs=4)
+    assert clip["end_ts"] - clip["start_ts"] == pytest.approx(3.9, abs=0.01)
+
+
 def test_clip_goes_on_for_another_object_and_names_all(camera: Callable[..., Camera]) -> None:
     front = camera()
     front.show(1)
