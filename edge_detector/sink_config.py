@@ -281,7 +281,7 @@ class RecordingsConfig(SinkFilterConfig):
 
 
 class SinkConfig(SinkFilterConfig):
-    """Any other sink: `kind` is its name among the publishers, `options` what it is opened with."""
+    """A sink more: `kind` is its name in `publishers.SINKS`, `options` what it is opened with."""
 
     kind: str
     options: dict[str, Any] = Field(default_factory=dict)

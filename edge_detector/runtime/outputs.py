@@ -143,7 +143,7 @@ class Outputs:
 
     def _open_sinks(self, feeds: Sequence[Feed]) -> None:
         """Open the sinks of any kind that the settings name."""
-        offered = {**self._model, **self._waiting, "overlay": self._overlay}
+        offered = {**self._model, **self._waiting, "overlay": self._overlay, "growth": self._growth}
         for name, sink in self._config.sinks.items():
             try:
                 publisher = open_sink(sink.kind, sink.options, offered)

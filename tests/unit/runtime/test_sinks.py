@@ -89,6 +89,20 @@ def test_every_sink_gets_what_it_wants_and_the_end_is_quick(run: Run, tmp_path: 
     reader.release()
 
 
+def test_files_of_further_sinks_are_rotated_too(run: Run, tmp_path: Path) -> None:
+    run(
+        2.0,
+        output={"jsonl_max_mb": 0.002, "jsonl_keep": 2},
+        events={"update_s": 0.05},
+        sinks={
+            "results": {"kind": "jsonl", "options": {"target": str(tmp_path / "results")}},
+            "events": {"kind": "lines", "options": {"path": str(tmp_path / "events")}},
+        },
+    )
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{name}{number}" for name in ("results", "events") for number in ("", ".1", ".2")}
+
+
 def full_pipe(path: Path) -> int:
     """Make a pipe that takes a few lines and no more, as nobody reads; return what would read it."""
     os.mkfifo(path)
