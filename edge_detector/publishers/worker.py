@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from edge_detector.frame import FrameResult
 logger = logging.getLogger(__name__)
 
 REPORT_PERIOD_S = 10.0
+SURE_S = 10.0  # without a failure, until a sink that failed is said to work again
 POLL_S = 0.2  # how soon a wait notices an interruption
 REST_S = 1.0
 EVENTS_MAX = 1000  # that wait with the results
@@ -33,7 +35,7 @@ class Sink(Protocol):
     uses_image: bool  # if not, it gets pictures of the right size that are black and take no memory
 
     def write(self, result: FrameResult) -> bool | None:
-        """Write one result; any exception ends the worker, unless it `goes_on`.
+        """Write one result; an exception ends the worker, unless it `goes_on`.
 
         Returns:
             False where nothing was to be written, which does not say that the sink works.
@@ -66,8 +68,8 @@ class QueuedPublisher:
     waits at most `close_timeout_s` seconds: 5 unless said otherwise, else 0.9, so that a service ends quickly; what is
     not written in half of them is dropped. The queue then holds 2 results unless said otherwise, else 8.
 
-    With `goes_on`, what the sink fails to write with `PublishError` or `OSError` is dropped and counted, that is said
-    once, and again when it works again; any other exception, and each without `goes_on`, is the end of it.
+    With `goes_on`, what the sink fails to write is dropped and counted; that is said once, and again when it has worked
+    for 10 s. Without, it is the end of it.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class QueuedPublisher:
         self.failed = 0
         self._goes_on = goes_on
         self._failing: tuple[float, Exception] | None = None  # since when, and how first
+        self._failed_s = -math.inf  # the last time
+        self._wrote = False  # since then
         self._sink = sink
         self._both = sink if isinstance(sink, BothSink) else None
         self._lossless = lossless
@@ -108,7 +112,10 @@ class QueuedPublisher:
         self._put(result if self._sink.uses_image else _without_pixels(result), self._capacity)
 
     def put_event(self, event: Event | Alert) -> None:
-        """Queue an event, behind the results; the sink is a `BothSink`. Raises as `publish` does."""
+        """Queue an event, behind the results; the sink is a `BothSink`. Raises as `publish` does.
+
+        Of a full queue the oldest update goes, and only if there is none, the oldest of all.
+        """
         self._put(event, EVENTS_MAX)
 
     def _put(self, item: FrameResult | Event | Alert, capacity: int) -> None:
@@ -123,7 +130,8 @@ class QueuedPublisher:
             if self._count(is_result) >= capacity:
                 if self._lossless:
                     return  # interrupted: what is written has no gaps
-                self._queue.remove(next(old for old in self._queue if isinstance(old, FrameResult) is is_result))
+                alike = [at for at, old in enumerate(self._queue) if isinstance(old, FrameResult) is is_result]
+                del self._queue[next((at for at in alike if _is_update(self._queue[at])), alike[0])]
                 self._count_drop()
             self._queue.append(item)
             self._changed.notify_all()
@@ -161,7 +169,7 @@ class QueuedPublisher:
             logger.warning("%s: %d results could not be written in all", self.name, self.failed)
         if self._error:
             raise self._error
-        if self._failing is not None:
+        if self._failing is not None and not self._wrote:
             raise PublishError(_told(self.name, self._failing[1])) from self._failing[1]
 
     def _waits(self) -> bool:
@@ -205,14 +213,13 @@ class QueuedPublisher:
                 wrote = self._both.write_event(item)
             elif self._both is not None:
                 self._both.rest()
-        except (PublishError, OSError) as error:
+        except Exception as error:
             if not self._goes_on:
                 raise
             self._note_failure(error)
         else:
             if wrote is not False and self._failing is not None:
-                logger.warning("%s works again after %.0f s", self.name, time.monotonic() - self._failing[0])
-                self._failing = None
+                self._note_success(self._failing[0])
 
     def _is_over(self) -> bool:
         with self._changed:
@@ -220,9 +227,17 @@ class QueuedPublisher:
 
     def _note_failure(self, error: Exception) -> None:
         self.failed += 1
+        self._failed_s, self._wrote = time.monotonic(), False
         if self._failing is None:
-            self._failing = time.monotonic(), error
-            logger.warning("%s; it is tried again with what comes next", _told(self.name, error))
+            self._failing = self._failed_s, error
+            defect = None if isinstance(error, PublishError | OSError) else error
+            logger.warning("%s; it is tried again with what comes next", _told(self.name, error), exc_info=defect)
+
+    def _note_success(self, since_s: float) -> None:
+        self._wrote = True
+        if time.monotonic() - self._failed_s >= SURE_S:
+            logger.warning("%s works again after %.0f s", self.name, self._failed_s - since_s)
+            self._failing = None
 
     def _fail(self, error: PublishError) -> None:
         with self._changed:
@@ -262,6 +277,10 @@ class QueuedBoth:
     def failed(self) -> int:
         """Results and events that could not be written."""
         return self._worker.failed
+
+
+def _is_update(item: FrameResult | Event | Alert) -> bool:
+    return isinstance(item, Event) and item.kind == "update"
 
 
 def _told(name: str, error: Exception) -> str:

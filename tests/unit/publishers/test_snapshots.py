@@ -15,7 +15,7 @@ import pytest
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
-from edge_detector.publishers import open_publisher
+from edge_detector.publishers import open_publisher, worker
 from edge_detector.publishers.snapshots import Snapshots
 from edge_detector.publishers.worker import QueuedBoth
 from edge_detector.sink_config import SnapshotsConfig
@@ -144,8 +144,10 @@ def test_full_disk_is_outlived_and_said_once(
     make_object: MakeObject,
     limit_files: LimitFiles,
     wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(worker, "SURE_S", 0.0)
     publisher = opened(tmp_path)
     with limit_files(100):
         for number in range(1, 4):
