@@ -99,7 +99,7 @@ class Tape:
     """Keeps the pictures of a camera for some seconds, as JPEG, or records them.
 
     They go to a clip while objects are `there`, and some seconds more. Times are those of taking the pictures. Methods
-    raise `PublishError` or `OSError` where a clip cannot be written; it is tried again `RETRY_S` later.
+    raise where a clip cannot be written, `PublishError` or `OSError` as a rule; it is tried again `RETRY_S` later.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Tape:
             self._bytes -= len(picture.jpeg)
             try:
                 self._write(picture)
-            except (PublishError, OSError):
+            except Exception:
                 self._retry_s = time.monotonic() + RETRY_S
                 self._end_recording()
                 raise
@@ -222,7 +222,7 @@ class Tape:
         clip_id, path = self._clips.begin(self._camera, frame.wall_time, self._recent, frame.size_wh)
         try:
             writer = self._open_clip(path, frame.size_wh, self._settings.fps, self._settings.bitrate_kbps)
-        except PublishError:
+        except BaseException:
             self._clips.drop(clip_id)
             raise
         self._recording = _Recording(clip_id, writer, frame.captured_at, frame.wall_time, frame.captured_at)

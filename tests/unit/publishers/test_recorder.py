@@ -19,7 +19,7 @@ from edge_detector.errors import PublishError
 from edge_detector.events import Event, ObjectState
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
-from edge_detector.publishers import open_publisher, tape
+from edge_detector.publishers import open_publisher, tape, worker
 from edge_detector.publishers.clips import Clips
 from edge_detector.publishers.recorder import Recorder, open_clips
 from edge_detector.sink_config import RecordingsConfig
@@ -335,6 +335,7 @@ def test_full_disk_ends_the_clip_and_recording_goes_on_when_there_is_room(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(tape, "RETRY_S", 0.3)
+    monkeypatch.setattr(worker, "SURE_S", 0.5)
     settings = RecordingsConfig(path=str(tmp_path), pre_roll_s=0.5, post_roll_s=0.2, fps=100.0)
     clips = open_clips(settings)
     publisher: Any = open_publisher(
@@ -483,6 +484,60 @@ def test_clip_whose_json_a_power_cut_has_spoilt_is_found_by_its_name(
     kept = ("id", "camera", "start_ts", "labels", "bytes")
     assert {key: found[key] for key in kept} == {key: clip[key] for key in kept}
     assert found["end_ts"] == pytest.approx(clip["end_ts"], abs=0.01)
+
+
+def test_clip_that_cannot_be_begun_for_whatever_reason_leaves_nothing(
+    camera: Callable[..., Camera], tmp_path: Path
+) -> None:
+    def open_clip(path: Path, *settings: Any) -> Any:
+        path.write_bytes(b"half")
+        raise RuntimeError("a defect")
+
+    front = camera()
+    front.recorder._open_clip = open_clip
+    front.tell("new")
+    with pytest.raises(RuntimeError, match="a defect"):
+        front.show(0.1)
+    assert front.clips.list_clips() == []
+    assert all_files(tmp_path) == []
+
+
+def test_value_that_the_encoder_does_not_take_is_a_publish_error(tmp_path: Path) -> None:
+    from edge_detector.publishers.clip import Clip
+
+    with pytest.raises(PublishError, match=r"cannot write .*clip\.mp4"):
+        Clip(tmp_path / "clip.mp4", (64, 48), float("nan"))  # a ValueError, as also of an encoder that is missing
+
+
+def test_camera_whose_clip_cannot_be_ended_keeps_no_other_from_its_end(
+    camera: Callable[..., Camera], make_object: MakeObject, make_result: MakeResult
+) -> None:
+    from edge_detector.publishers.clip import Clip
+
+    class Full(Clip):
+        full = False
+
+        def add(self, *picture: Any) -> None:
+            if "/front/" in str(self._path):
+                if self.full:
+                    raise OSError(28, "No space left on device")
+                time.sleep(0.05)  # so that some are left
+            super().add(*picture)
+
+    front = camera(pre_roll_s=3.0)
+    front.recorder._open_clip = Full
+    front.show(3)
+    front.tell("new")
+    front.show(0.5)
+    front.recorder.write_event(Event("new", make_object("o2", camera="back")))
+    front.recorder.write(replace(make_result(), camera="back"))
+    Full.full = True
+    with pytest.raises(OSError, match="No space left"):
+        front.recorder.finish(True)
+    assert {clip["camera"]: clip["end_ts"] is not None for clip in front.clips.list_clips()} == {
+        "front": True,
+        "back": True,
+    }
 
 
 def test_clip_for_which_there_is_no_room_is_not_listed(
