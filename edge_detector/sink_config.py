@@ -102,7 +102,8 @@ class SinkFilterConfig(Part):
         cameras: likewise.
         zones: one of which an object must be in, or of an event, have been in; empty: anywhere.
         min_score: that an object must have; of an event, that it must have reached.
-        min_area: of its box, in pixels, or below 1 in fractions of the picture.
+        min_area: of its box, in pixels, or below 1 in fractions of the picture; a snapshot is also that of an object
+            that has become smaller since.
         max_per_s: of each camera at most so many inferences, and so many events of each kind. The end of an object is
             told if, and only if, its beginning was, which an update becomes where that came too soon. null: all. Of
             files all go.

@@ -59,8 +59,8 @@ class SinkFilter:
         """Return whether anything of this camera is wanted."""
         return not self._settings.cameras or camera in self._settings.cameras
 
-    def wants_object(self, seen: ObjectState) -> bool:
-        """Return whether an object is wanted, as it is now."""
+    def wants_object(self, seen: ObjectState, *, was_large: bool = False) -> bool:
+        """Return whether an object is wanted, as it is now, or if it `was_large` enough, however large it is now."""
         settings = self._settings
         sides = seen.box if settings.min_area >= 1 else seen.box_norm
         return (
@@ -68,12 +68,12 @@ class SinkFilter:
             and (not settings.labels or seen.label in settings.labels)
             and (not settings.zones or not set(settings.zones).isdisjoint(seen.entered_zones))
             and seen.top_score >= settings.min_score
-            and (sides[2] - sides[0]) * (sides[3] - sides[1]) >= settings.min_area
+            and (was_large or (sides[2] - sides[0]) * (sides[3] - sides[1]) >= settings.min_area)
         )
 
-    def takes_event(self, event: Event | Alert) -> bool:
-        """Return whether an event or alert goes, as it happens; the rate is that of its kind."""
-        return self.wants_object(event.object) and self.may_go(_kind(event), event.object.camera)
+    def takes_event(self, event: Event | Alert, *, was_large: bool = False) -> bool:
+        """Return whether an event or alert goes, as it happens; the rate is that of its kind. See `wants_object`."""
+        return self.wants_object(event.object, was_large=was_large) and self.may_go(_kind(event), event.object.camera)
 
     def takes_result(self, result: FrameResult) -> bool:
         """Return whether a result goes, as it comes: of a camera that is wanted, and not more often than wanted."""

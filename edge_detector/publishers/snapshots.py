@@ -88,9 +88,10 @@ class Snapshots:
             return False
         key = seen.camera, seen.track_id
         best = self._best.pop(key, _Best()) if ended else self._best.get(key, _Best())
+        was_large = bool(best.jpeg)  # of what is too small no picture is kept
         if not best.jpeg and isinstance(event, Event) and event.snapshot is not None:
             best.jpeg = encode_jpeg(event.snapshot, self._settings.quality)
-        if best.written or not best.jpeg or not self._filter.takes_event(event):
+        if best.written or not best.jpeg or not self._filter.takes_event(event, was_large=was_large):
             return False
         stem = self._files.stem(seen.camera, seen.start_ts, seen.label, seen.id)
         self._files.write(stem.with_name(stem.name + ".jpg"), best.jpeg)
