@@ -68,17 +68,26 @@ class _UdpSink:
         """Return a socket of the receiver's family, whose address is looked up if it is time."""
         now_s = time.monotonic()
         if now_s >= self._again_s:
+            self._again_s = now_s + RETRY_S
             try:
-                family, kind, protocol, _, self._to = socket.getaddrinfo(
-                    self._host, self._port, type=socket.SOCK_DGRAM
-                )[0]
-            except (OSError, UnicodeError) as error:
-                self._fault = f"{self.name}: the name is not known: {error}"
-                self._again_s = now_s + RETRY_S
+                self._look_up()
+            except (socket.gaierror, UnicodeError) as error:
+                self._fault = f"the name is not known: {error}"
+            except OSError as error:
+                self._fault = str(error)
             else:
-                self._fault, self._again_s = "", now_s + LOOK_UP_S
-                if self._socket is None or self._socket.family != family:
-                    self._socket = socket.socket(family, kind, protocol)
-        if self._socket is None or self._fault:
-            raise PublishError(self._fault)
+                self._again_s = now_s + LOOK_UP_S
+        if self._socket is None:  # else the address that was known will do
+            raise PublishError(f"{self.name}: {self._fault}")
         return self._socket
+
+    def _look_up(self) -> None:
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, to = found[0]
+        if self._socket is None or self._socket.family != family:
+            made = socket.socket(family, kind, protocol)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = made
+        self._to = to
