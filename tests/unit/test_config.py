@@ -72,6 +72,16 @@ def test_sinks_in_the_sample_show_every_key(examples: Config) -> None:
         ("sinks: {mine: {kind: jsonl, zones: [x]}}", r"sinks\.mine\.zones: no zone is named 'x'"),
         ("udp: {address: 'host:0'}", r"udp\.address: give the port that is listened on"),
         ("snapshots: {path: /a}\nrecordings: {path: /a}", r"snapshots\.path and recordings\.path: must be two folders"),
+        ("snapshots: {path: /a}\nrecordings: {path: /b/../a/}", r"snapshots\.path and recordings\.path: must be two"),
+        ("output: {jsonl: x}\nevents: {jsonl: ./y/../x}", r"events\.jsonl and output\.jsonl: must be two files"),
+        (
+            "output: {jsonl: x}\nsinks: {a: {kind: jsonl, options: {target: ./x}}}",
+            r"output\.jsonl and sinks\.a\.options\.target: must be two files",
+        ),
+        (
+            "sinks: {a: {kind: jsonl, options: {target: x}}, b: {kind: lines, options: {path: x}}}",
+            r"sinks\.a\.options\.target and sinks\.b\.options\.path: must be two files",
+        ),
         ("udp: {address: host}", r"udp\.address: 'host' is no address"),
     ],
 )
