@@ -124,6 +124,7 @@ class Tape:
         self._recent: dict[str, str] = {}  # objects that what is recorded next shows
         self._recording: _Recording | None = None
         self._retry_s = -math.inf
+        self._warned = False
 
     def take(self, result: FrameResult) -> bool:
         """Keep or record a picture, unless it comes too soon; return whether some are safely written."""
@@ -184,7 +185,15 @@ class Tape:
 
     def _forget(self, before_s: float) -> None:
         while self._pictures and (self._pictures[0].at_s < before_s or self._bytes > KEPT_BYTES):
-            self._bytes -= len(self._pictures.popleft().jpeg)
+            picture = self._pictures.popleft()
+            self._bytes -= len(picture.jpeg)
+            if picture.at_s > before_s + LAG_S and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "clips of %s lack pictures, which take more than %.0f MB; lower pre_roll_s, fps or max_width",
+                    self._camera,
+                    KEPT_BYTES / 1e6,
+                )
 
     def _record(self, budget_s: float) -> None:
         """Record the oldest pictures, one at least, for so long, and end the clip at its end."""

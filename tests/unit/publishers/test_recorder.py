@@ -288,10 +288,16 @@ def test_clip_that_somebody_deleted_has_no_path(camera: Callable[..., Camera]) -
     assert front.clips.clip_path(clip["id"]) is None
 
 
-def test_memory_of_what_is_kept_is_bounded(camera: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_what_is_kept_is_bounded_and_that_is_said_once(
+    camera: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = camera(pre_roll_s=1.0)
+    front.show(10)
+    assert caplog.text == ""
     monkeypatch.setattr(tape, "KEPT_BYTES", 10_000)
     front = camera(pre_roll_s=60.0)
     front.show(10)
+    assert caplog.text.count("clips of front lack pictures") == 1
     kept = front.recorder._tapes["front"]
     sizes = [len(picture.jpeg) for picture in kept._pictures]
     assert 5000 < sum(sizes) == kept._bytes <= 10_000
