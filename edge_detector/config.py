@@ -198,7 +198,9 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a password
         where = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise ConfigError(f"{path}: not valid YAML{where}: {error.problem}") from error
+        quoted = re.compile(r"""'[^']*'|"[^"]*\"""")
+        problem = quoted.sub(lambda text: text[0] if len(text[0]) < 4 else "…", error.problem or "")
+        raise ConfigError(f"{path}: not valid YAML{where}: {problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return parse_config({} if content is None else content, str(path))
@@ -217,7 +219,7 @@ def parse_config(content: Any, name: str) -> Config:
 
 
 def _explain(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    key = ".".join(_shown(part) for part in item["loc"] if part != "[key]")
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
     if item["type"] in ("model_type", "model_attributes_type"):
@@ -226,10 +228,18 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)  # it names the keys itself
-    may_be_secret = key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "sinks", "mqtt.host", "web.users"))
+    may_be_secret = (
+        "…" in key or key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "sinks", "mqtt.host", "web.users"))
+    )
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
         return f"{key}: {message}"
     return f"{key}: {message}, got {item['input']!r}"
+
+
+def _shown(part: str | int) -> str:
+    """Return a key as far as it is one: where the colon or the blank after it is forgotten, a value hangs on to it."""
+    word = re.match(r"[\w-]*", str(part))
+    return str(part) if word is None or word[0] == str(part) else f"{word[0]}…"
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_detector.errors import ConfigError
@@ -54,13 +54,7 @@ def together_errors(config: Config) -> Iterator[str]:
             width, height = parse_size(feed.size)
             turned = feed.rotation in (90, 270)
             yield from _coordinate_errors(config, name, (height, width) if turned else (width, height))
-    if config.snapshots.path is not None and config.snapshots.path == config.recordings.path:
-        yield f"snapshots.path and recordings.path: must be two folders, both are {config.snapshots.path}"
-    files = [("events.path", config.events.path), ("events.jsonl", config.events.jsonl)]
-    files += [("output.jsonl", config.output.jsonl), ("output.video", config.output.video)]
-    for (key, path), (other, other_path) in combinations(files, 2):
-        if path is not None and path != "-" and other_path is not None and Path(path) == Path(other_path):
-            yield f"{key} and {other}: must be two files, both are {path}"
+    yield from _path_errors(config)
     zones = {zone for feed in feeds.values() for zone in feed.zones}
     for path, wanted in _sink_filters(config):
         for camera in wanted.cameras:
@@ -75,6 +69,19 @@ def together_errors(config: Config) -> Iterator[str]:
         else:
             watched = [feed for camera, feed in feeds.items() if rule.camera in (None, camera)]
             yield from _rule_errors(f"rules.{name}", rule, watched)
+
+
+def _path_errors(config: Config) -> Iterator[str]:
+    folders = {"snapshots.path": config.snapshots.path, "recordings.path": config.recordings.path}
+    files = {"events.path": config.events.path, "events.jsonl": config.events.jsonl}
+    files |= {"output.jsonl": config.output.jsonl, "output.video": config.output.video}
+    for name, sink in config.sinks.items():
+        named = {key: sink.options.get(key) for key in ("target", "path")}
+        files |= {f"sinks.{name}.options.{key}": path for key, path in named.items() if isinstance(path, str)}
+    for kind, paths in (("folders", folders), ("files", files)):
+        for (key, path), (other, other_path) in combinations(paths.items(), 2):
+            if path and path != "-" and other_path and os.path.realpath(path) == os.path.realpath(other_path):
+                yield f"{key} and {other}: must be two {kind}, both are {path}"
 
 
 def _sink_filters(part: Any, path: str = "") -> Iterator[tuple[str, SinkFilterConfig]]:

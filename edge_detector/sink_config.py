@@ -102,9 +102,11 @@ class SinkFilterConfig(Part):
         cameras: likewise.
         zones: one of which an object must be in, or of an event, have been in; empty: anywhere.
         min_score: that an object must have; of an event, that it must have reached.
-        min_area: of its box, in pixels, or below 1 in fractions of the picture.
-        max_per_s: of each camera at most so many inferences, and so many events; an object whose beginning was told
-            has its end told all the same. null: all. Of files all go.
+        min_area: of its box, in pixels, or below 1 in fractions of the picture; a snapshot is also that of an object
+            that has become smaller since.
+        max_per_s: of each camera at most so many inferences, and so many events of each kind. The end of an object is
+            told if, and only if, its beginning was, which an update becomes where that came too soon. null: all. Of
+            files all go.
     """
 
     labels: Labels = Field(default_factory=list)
@@ -280,7 +282,7 @@ class RecordingsConfig(SinkFilterConfig):
 
 
 class SinkConfig(SinkFilterConfig):
-    """Any other sink: `kind` is its name among the publishers, `options` what it is opened with."""
+    """A sink more: `kind` is its name in `publishers.SINKS`, `options` what it is opened with."""
 
     kind: str
     options: dict[str, Any] = Field(default_factory=dict)

@@ -29,6 +29,11 @@ EVENT_PUBLISHERS = {
     "store": "edge_detector.publishers.event_store:open_event_store",
     "webhook": "edge_detector.publishers.webhook:open_webhook",
 }
+# What `sinks` in the settings may name; either of the two kinds of publishers, or both in one.
+SINKS = {
+    "jsonl": PUBLISHERS["jsonl"],
+    "lines": EVENT_PUBLISHERS["lines"],
+}
 
 
 class Publisher(Protocol):
@@ -159,22 +164,26 @@ def open_event_publisher(kind: str, **settings: Any) -> EventPublisher:
 
 
 def open_sink(kind: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Any:
-    """Return the `Publisher` or `EventPublisher` or both that is named `kind` in one of the tables.
+    """Return the `Publisher` or `EventPublisher` or both that is named `kind` in the table `SINKS`.
 
     It is opened with `options`, and with what it takes of `offered`.
 
     Raises:
-        ConfigError: there is no such kind, or it does not take these options.
+        ConfigError: there is no such kind, or it does not take these options; the message does not show their values.
         PublishError: what it needs cannot be used.
     """
-    opener = _find(PUBLISHERS | EVENT_PUBLISHERS, kind)
+    opener = _find(SINKS, kind)
     takes = inspect.signature(opener)
-    arguments = {key: value for key, value in offered.items() if key in takes.parameters} | dict(options)
+    own = [key for key in takes.parameters if key not in offered]
+    arguments = {key: value for key, value in offered.items() if key in takes.parameters}
     try:
-        takes.bind(**arguments)
+        takes.bind(**arguments, **options)
     except TypeError as error:
-        raise ConfigError(f"options of {kind}: {error}; it takes {', '.join(takes.parameters)}") from error
-    return opener(**arguments)
+        raise ConfigError(f"options of {kind}: {error}; it takes {', '.join(own)}") from error
+    try:
+        return opener(**arguments, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"options of {kind}: a value is of the wrong kind ({type(error).__name__})") from error
 
 
 def _open(table: Mapping[str, str], kind: str, settings: Mapping[str, Any]) -> Any:

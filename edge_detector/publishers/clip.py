@@ -51,7 +51,7 @@ class Clip:
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
             self._stream.codec_context.thread_count = 1  # the other cores are the model's
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:  # the last where libx264 is missing
             raise _failure(path, error) from error
 
     def add(self, image: npt.NDArray[np.uint8], at_s: float) -> None:

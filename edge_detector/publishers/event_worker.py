@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
+from edge_detector.abandoned import leave_behind
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.publishers.event_queue import CAPACITY, EventQueue
@@ -23,6 +24,8 @@ REPORT_PERIOD_S = 10.0
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 CLOSING_PAUSE_S = 0.1
+CLOSE_S, CLOSE_LOSSLESS_S = 0.5, 5.0
+FINISH_S = 0.4  # for the sink to release everything
 
 
 class PartlyWritten(PublishError):  # noqa: N818 - named as one reads it
@@ -65,7 +68,8 @@ class QueuedEvents(Generic[Sink]):
 
     While the sink fails, what it did not write is kept and tried again after pauses that double up to `max_pause_s`
     seconds, each shortened by up to half at random, so that many devices do not come back at once. `EventQueue` says
-    what is dropped when `capacity` events wait; `dropped` counts it. `close` waits at most `close_timeout_s` seconds.
+    what is dropped when `capacity` events wait; `dropped` counts it. `close` waits at most `close_timeout_s` seconds
+    for events to be taken, 0.5 and with `lossless` 5 unless given, and 0.4 more for the sink to release everything.
 
     With `lossless`, which is for files, `publish_event` waits instead, and no update is merged into another, until
     `stop` is set.
@@ -80,13 +84,15 @@ class QueuedEvents(Generic[Sink]):
         capacity: int = CAPACITY,
         first_pause_s: float = FIRST_PAUSE_S,
         max_pause_s: float = MAX_PAUSE_S,
-        close_timeout_s: float = 5.0,
+        close_timeout_s: float | None = None,
     ) -> None:
         self.name = sink.name
         self.sink = sink
         self.dropped = 0
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
+        if close_timeout_s is None:
+            close_timeout_s = CLOSE_LOSSLESS_S if lossless else CLOSE_S
         self._close_timeout_s = close_timeout_s
         self._capacity = capacity if lossless else math.inf
         self._stop = stop or threading.Event()
@@ -128,12 +134,13 @@ class QueuedEvents(Generic[Sink]):
             self._deadline = time.monotonic() + self._close_timeout_s
             self._closing.set()
             self._changed.notify_all()
-        self._thread.join(self._close_timeout_s + IDLE_S)
+        self._thread.join(self._close_timeout_s + FINISH_S)
         if self.dropped:
             logger.warning("%s: %d events dropped in all", self.name, self.dropped)
         with self._changed:
             lost = len(self._batch) + len(self._queue)
         if self._thread.is_alive():
+            leave_behind(self._thread)
             raise PublishError(f"{self.name} hung for {self._close_timeout_s:g} s; {lost} events are lost")
         if lost:
             raise PublishError(f"{self.name}: {lost} events are lost: {self._error or 'it is too slow'}")

@@ -26,7 +26,8 @@ class KeptFiles:
     """Files `<folder>/<camera>/<YYYY-MM-DD>/<HHMMSS>_<label>_<id>` with `suffixes`, those of one name together.
 
     Only such names are ever deleted, when they are older than `max_age_days`, and the oldest when all have more than
-    `max_mb`. Used by one thread only.
+    `max_mb`. Ages are those that the file system tells, by this machine's clock: on one without a clock of its own,
+    what was written before it learnt the time counts as old. Used by one thread only.
 
     Raises:
         PublishError: the folder cannot be made or written to.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_detector.errors import PublishError
@@ -15,8 +15,7 @@ from edge_detector.publishers.tape import OpenClip, Tape
 from edge_detector.publishers.worker import QueuedBoth
 from edge_detector.sink_config import RecordingsConfig
 
-CLOSE_S = 1.5
-DRAIN_S = 0.5  # of it, for what is still to be recorded
+DRAIN_S = 0.4  # at the end, for what is still to be recorded
 REMEDY = "recordings need PyAV, which is not installed: pip install 'edge-detector[stream]'"
 
 
@@ -33,7 +32,7 @@ def open_recordings(
     except ImportError as error:
         raise PublishError(REMEDY) from error
     clips = clips or open_clips(settings)
-    return QueuedBoth(Recorder(settings, labels, overlay, clips, Clip), close_timeout_s=CLOSE_S)
+    return QueuedBoth(Recorder(settings, labels, overlay, clips, Clip))
 
 
 def open_clips(settings: RecordingsConfig) -> Clips:
@@ -72,8 +71,9 @@ class Recorder:
 
     def write(self, result: FrameResult) -> bool:
         """Keep a picture, or record it; see `Sink.write`."""
+        wrote = self._filter.wants_camera(result.camera) and self._tape(result.camera).take(result)
         self._end_what_is_over()
-        return self._filter.wants_camera(result.camera) and self._tape(result.camera).take(result)
+        return wrote
 
     def write_event(self, event: Event | Alert) -> bool:
         """Begin to record when a wanted object comes, and plan the end when the last has gone."""
@@ -83,7 +83,6 @@ class Recorder:
         tape = self._tape(seen.camera)
         if event.kind == "end":
             if seen.id in tape.there:
-                self._filter.takes_event(event)
                 tape.gone(seen)
         elif seen.id not in tape.there and self._filter.takes_event(event):
             tape.came(seen)
@@ -95,13 +94,22 @@ class Recorder:
 
     def finish(self, complete: bool) -> None:
         """End all clips."""
-        for tape in self._tapes.values():
-            tape.close(DRAIN_S / len(self._tapes))
+        self._of_each(lambda tape: tape.close(DRAIN_S / len(self._tapes)))
 
     def _end_what_is_over(self) -> None:
         self._clips.prune()
+        self._of_each(Tape.end_if_over)
+
+    def _of_each(self, action: Callable[[Tape], None]) -> None:
+        """Do it with all tapes, and then raise what the first that failed raised."""
+        errors = []
         for tape in self._tapes.values():
-            tape.end_if_over()
+            try:
+                action(tape)
+            except Exception as error:  # noqa: BLE001 - one must not keep the others from their ends
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _tape(self, camera: str) -> Tape:
         if camera not in self._tapes:

@@ -19,7 +19,9 @@ from edge_detector.publishers.rtsp_client import RtspClient
 logger = logging.getLogger(__name__)
 
 IO_S = 3.0  # that the server may take for an answer, or take nothing for
-RETRY_S = 1.0  # doubles with each failure
+RETRY_S = 1.0  # doubles with each failure,
+STAY_S = 30.0  # until a connection has lasted so long
+SURE_S = 10.0  # so long it must last to be told of: some servers take a connection and close it at once
 RETRY_MAX_S = 30.0
 POLL_S = 0.5
 CLOSE_S = 0.5
@@ -41,6 +43,7 @@ class RtspPush:
         self._changed = threading.Event()
         self._closed = threading.Event()
         self._away = False
+        self._began_s = math.inf  # when the server began to take what is sent
         self._client: RtspClient | None = None
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
@@ -60,14 +63,15 @@ class RtspPush:
     def _run(self) -> None:
         retry_s = RETRY_S
         while not self._closed.is_set():
-            sent = self.sent
+            self._began_s = math.inf
             try:
                 self._push()
             except Exception as error:  # noqa: BLE001 - whatever the server says: video is not what the service is for
                 if not self._away and not self._closed.is_set():
                     self._away = True
                     logger.warning("%s: %s; it is tried again", self.name, _reason(error))
-            retry_s = RETRY_S if self.sent > sent else min(2 * retry_s, RETRY_MAX_S)
+            stayed = time.monotonic() - self._began_s > STAY_S
+            retry_s = RETRY_S if stayed else min(2 * retry_s, RETRY_MAX_S)
             self._closed.wait(retry_s)
 
     def _push(self) -> None:
@@ -88,9 +92,7 @@ class RtspPush:
         self._client = client
         try:
             client.record(describe(first))
-            if self._away:
-                self._away = False
-                logger.info("%s: the server is there again", self.name)
+            self._began_s = time.monotonic()
             stream, reported_s = RtpStream(), -math.inf
             packet: VideoPacket | None = first
             while packet is not None:
@@ -100,6 +102,9 @@ class RtspPush:
                     packets.insert(0, (_RTCP, stream.report(packet.pts, time.time())))
                 client.send(packets)
                 self.sent += 1
+                if self._away and time.monotonic() - self._began_s > SURE_S:
+                    self._away = False
+                    logger.info("%s: the server is there again", self.name)
                 packet = self._next(buffer, client)
         finally:
             self._client = None

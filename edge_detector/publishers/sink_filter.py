@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
 from edge_detector.sink_config import SinkFilterConfig
+
+KINDS = ("new", "update", "end", "alert")
+TOLD_MAX = 1000  # objects of a camera that are there at the same time
 
 
 class Rate:
@@ -51,14 +54,13 @@ class SinkFilter:
         self._clock = clock
         self._rates: dict[tuple[str, str], Rate] = {}  # by what goes, and camera
         self._passed: dict[str, float | None] = {}  # `detected_at` of each camera's newest result that went
-        self._told: set[str] = set()  # ids of objects whose beginning went
 
     def wants_camera(self, camera: str) -> bool:
         """Return whether anything of this camera is wanted."""
         return not self._settings.cameras or camera in self._settings.cameras
 
-    def wants_object(self, seen: ObjectState) -> bool:
-        """Return whether an object is wanted, as it is now."""
+    def wants_object(self, seen: ObjectState, *, was_large: bool = False) -> bool:
+        """Return whether an object is wanted, as it is now, or if it `was_large` enough, however large it is now."""
         settings = self._settings
         sides = seen.box if settings.min_area >= 1 else seen.box_norm
         return (
@@ -66,27 +68,19 @@ class SinkFilter:
             and (not settings.labels or seen.label in settings.labels)
             and (not settings.zones or not set(settings.zones).isdisjoint(seen.entered_zones))
             and seen.top_score >= settings.min_score
-            and (sides[2] - sides[0]) * (sides[3] - sides[1]) >= settings.min_area
+            and (was_large or (sides[2] - sides[0]) * (sides[3] - sides[1]) >= settings.min_area)
         )
 
-    def takes_event(self, event: Event | Alert) -> bool:
-        """Return whether an event or alert goes, as it happens."""
-        seen = event.object
-        if isinstance(event, Event) and event.kind == "end" and seen.id in self._told:
-            self._told.discard(seen.id)
-            return True
-        if not self.wants_object(seen) or not self._may_go("event", seen.camera):
-            return False
-        if isinstance(event, Event) and event.kind != "end":
-            self._told.add(seen.id)
-        return True
+    def takes_event(self, event: Event | Alert, *, was_large: bool = False) -> bool:
+        """Return whether an event or alert goes, as it happens; the rate is that of its kind. See `wants_object`."""
+        return self.wants_object(event.object, was_large=was_large) and self.may_go(_kind(event), event.object.camera)
 
     def takes_result(self, result: FrameResult) -> bool:
         """Return whether a result goes, as it comes: of a camera that is wanted, and not more often than wanted."""
         seen = result.detected_at is not None and result.detected_at == self._passed.get(result.camera)
         if not self.wants_camera(result.camera) or (seen and self._settings.max_per_s is not None):
             return False
-        if not self._may_go("result", result.camera):
+        if not self.may_go("result", result.camera):
             return False
         self._passed[result.camera] = result.detected_at
         return True
@@ -119,21 +113,30 @@ class SinkFilter:
             kept &= np.array(inside, bool) if result.zones else False
         return kept
 
-    def _may_go(self, kind: str, camera: str) -> bool:
+    def may_go(self, kind: str, camera: str) -> bool:
+        """Return whether one more of a kind may go now."""
         per_s = self._settings.max_per_s
         if per_s is None:
             return True
-        burst = max(1, int(per_s)) if kind == "event" else 1  # events come together, results evenly
+        burst = 1 if kind == "result" else max(1, int(per_s))  # events come together, results evenly
         return self._rates.setdefault((kind, camera), Rate(per_s, burst)).take(self._clock())
 
 
 class Filtered:
-    """A `Publisher` and `EventPublisher` that hands on to `publisher`, which is either or both, what is wanted."""
+    """A `Publisher` and `EventPublisher` that hands on to `publisher`, which is either or both, what is wanted.
 
-    def __init__(self, publisher: Any, settings: SinkFilterConfig, labels: Sequence[str]) -> None:
+    Events are of `kinds`. To the publisher, too, an object has one "new" before all else, and then one "end": that it
+    is wanted, or that the rate allows to tell of it, may turn out later.
+    """
+
+    def __init__(
+        self, publisher: Any, settings: SinkFilterConfig, labels: Sequence[str], kinds: Collection[str] = KINDS
+    ) -> None:
         self.name: str = publisher.name
         self._publisher = publisher
         self._filter = SinkFilter(settings, labels)
+        self._kinds = kinds
+        self._told: dict[str, dict[str, None]] = {}  # objects that were begun with and not ended, by camera and id
 
     def publish(self, result: FrameResult) -> None:
         """Hand on what is wanted of a result, if it is."""
@@ -142,15 +145,43 @@ class Filtered:
 
     def publish_event(self, event: Event | Alert) -> None:
         """Hand on an event or alert, if it is wanted."""
-        if self._filter.takes_event(event):
+        if isinstance(event, Alert):
+            goes = "alert" in self._kinds and self._filter.takes_event(event)
+        else:
+            event, goes = self._in_order(event)
+        if goes:
             self._publisher.publish_event(event)
 
     def close(self) -> None:
         """Close the publisher."""
         self._publisher.close()
 
+    def _in_order(self, event: Event) -> tuple[Event, bool]:
+        """Return what an event is to the publisher, and whether it goes there."""
+        seen = event.object
+        told = self._told.setdefault(seen.camera, {})
+        wanted = event.kind in self._kinds
+        if event.kind == "end":
+            return event, told.pop(seen.id, "") is None and wanted
+        if seen.id not in told:
+            event = replace(event, kind="new")
+            wanted = "new" in self._kinds
+        if not self._filter.wants_object(seen) or (wanted and not self._filter.may_go(event.kind, seen.camera)):
+            return event, False
+        told[seen.id] = None
+        if len(told) > TOLD_MAX:
+            del told[next(iter(told))]
+        return event, wanted
+
 
 def filtered(publisher: Any, settings: SinkFilterConfig, labels: Sequence[str]) -> Any:
-    """Return the publisher, or if not all is wanted, one that hands on what is."""
+    """Return the publisher, or if not all is wanted, one that hands on what is; settings may name `kinds` of events."""
     wanted = SinkFilterConfig(**{key: getattr(settings, key) for key in SinkFilterConfig.model_fields})
-    return publisher if wanted == SinkFilterConfig() else Filtered(publisher, wanted, labels)
+    kinds = getattr(settings, "kinds", KINDS)
+    if wanted == SinkFilterConfig() and set(kinds) == set(KINDS):
+        return publisher
+    return Filtered(publisher, wanted, labels, kinds)
+
+
+def _kind(event: Event | Alert) -> str:
+    return "alert" if isinstance(event, Alert) else event.kind

@@ -20,7 +20,6 @@ from edge_detector.sink_config import SnapshotsConfig
 MARGIN = 0.4  # of the object's longer side, around it
 BETTER = 1.1  # a picture is replaced by one that is so much better
 OBJECTS_MAX = 200  # of whom pictures are kept in memory; then the oldest go
-CLOSE_S = 1.0
 
 
 def open_snapshots(settings: SnapshotsConfig, labels: Sequence[str]) -> QueuedBoth:
@@ -31,7 +30,7 @@ def open_snapshots(settings: SnapshotsConfig, labels: Sequence[str]) -> QueuedBo
     Raises:
         PublishError: the folder cannot be made or written to.
     """
-    return QueuedBoth(Snapshots(settings, labels), close_timeout_s=CLOSE_S)
+    return QueuedBoth(Snapshots(settings, labels))
 
 
 @dataclass(slots=True)
@@ -89,9 +88,10 @@ class Snapshots:
             return False
         key = seen.camera, seen.track_id
         best = self._best.pop(key, _Best()) if ended else self._best.get(key, _Best())
+        was_large = bool(best.jpeg)  # of what is too small no picture is kept
         if not best.jpeg and isinstance(event, Event) and event.snapshot is not None:
             best.jpeg = encode_jpeg(event.snapshot, self._settings.quality)
-        if best.written or not best.jpeg or not self._filter.takes_event(event):
+        if best.written or not best.jpeg or not self._filter.takes_event(event, was_large=was_large):
             return False
         stem = self._files.stem(seen.camera, seen.start_ts, seen.label, seen.id)
         self._files.write(stem.with_name(stem.name + ".jpg"), best.jpeg)

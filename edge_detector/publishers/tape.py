@@ -35,6 +35,7 @@ CATCH_UP = 0.5  # of the time between two pictures goes to recording those that 
 RETRY_S = 10.0
 OVER_S = 1.0
 CLOSE_S = 0.5  # for what is still to be recorded
+LATE_S = 0.1  # likewise, at a time: other cameras wait
 FREE_BYTES = 32 * 1000 * 1000  # below, no clip is begun
 
 
@@ -98,7 +99,7 @@ class Tape:
     """Keeps the pictures of a camera for some seconds, as JPEG, or records them.
 
     They go to a clip while objects are `there`, and some seconds more. Times are those of taking the pictures. Methods
-    raise `PublishError` or `OSError` where a clip cannot be written; it is tried again `RETRY_S` later.
+    raise where a clip cannot be written, `PublishError` or `OSError` as a rule; it is tried again `RETRY_S` later.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Tape:
         self._recent: dict[str, str] = {}  # objects that what is recorded next shows
         self._recording: _Recording | None = None
         self._retry_s = -math.inf
+        self._warned = False
 
     def take(self, result: FrameResult) -> bool:
         """Keep or record a picture, unless it comes too soon; return whether some are safely written."""
@@ -163,9 +165,12 @@ class Tape:
             self._until_s = newest_s + self._settings.post_roll_s
 
     def end_if_over(self) -> None:
-        """End the clip if it is time to, though no picture has come."""
+        """End the clip if it is time to, though no picture has come; before, record some of what belongs to it."""
         if -math.inf < self._until_s < time.monotonic() - OVER_S:
-            self.close()
+            if self._is_recording() and self._pictures and self._pictures[0].at_s <= self._until_s:
+                self._record(LATE_S)
+            else:
+                self._end()
 
     def close(self, budget_s: float = CLOSE_S) -> None:
         """Record what is left, for so long at most, and end the clip."""
@@ -180,7 +185,15 @@ class Tape:
 
     def _forget(self, before_s: float) -> None:
         while self._pictures and (self._pictures[0].at_s < before_s or self._bytes > KEPT_BYTES):
-            self._bytes -= len(self._pictures.popleft().jpeg)
+            picture = self._pictures.popleft()
+            self._bytes -= len(picture.jpeg)
+            if picture.at_s > before_s + LAG_S and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "clips of %s lack pictures, which take more than %.0f MB; lower pre_roll_s, fps or max_width",
+                    self._camera,
+                    KEPT_BYTES / 1e6,
+                )
 
     def _record(self, budget_s: float) -> None:
         """Record the oldest pictures, one at least, for so long, and end the clip at its end."""
@@ -193,7 +206,7 @@ class Tape:
             self._bytes -= len(picture.jpeg)
             try:
                 self._write(picture)
-            except (PublishError, OSError):
+            except Exception:
                 self._retry_s = time.monotonic() + RETRY_S
                 self._end_recording()
                 raise
@@ -218,7 +231,7 @@ class Tape:
         clip_id, path = self._clips.begin(self._camera, frame.wall_time, self._recent, frame.size_wh)
         try:
             writer = self._open_clip(path, frame.size_wh, self._settings.fps, self._settings.bitrate_kbps)
-        except PublishError:
+        except BaseException:
             self._clips.drop(clip_id)
             raise
         self._recording = _Recording(clip_id, writer, frame.captured_at, frame.wall_time, frame.captured_at)

@@ -17,14 +17,13 @@ from edge_detector.sink_config import UdpConfig, parse_address
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S = 0.5
 LOOK_UP_S = 60.0  # a name may come to mean another address
 RETRY_S = 5.0  # until a name that meant nothing is looked up again
 
 
 def open_udp(settings: UdpConfig, labels: Sequence[str], model_name: str) -> QueuedPublisher:
     """Return a publisher that sends one datagram per inference; what cannot be sent is dropped, and said."""
-    return QueuedPublisher(_UdpSink(settings, Lines(labels, model_name)), close_timeout_s=CLOSE_S, goes_on=True)
+    return QueuedPublisher(_UdpSink(settings, Lines(labels, model_name)), goes_on=True)
 
 
 class _UdpSink:
@@ -69,17 +68,26 @@ class _UdpSink:
         """Return a socket of the receiver's family, whose address is looked up if it is time."""
         now_s = time.monotonic()
         if now_s >= self._again_s:
+            self._again_s = now_s + RETRY_S
             try:
-                family, kind, protocol, _, self._to = socket.getaddrinfo(
-                    self._host, self._port, type=socket.SOCK_DGRAM
-                )[0]
-            except (OSError, UnicodeError) as error:
-                self._fault = f"{self.name}: the name is not known: {error}"
-                self._again_s = now_s + RETRY_S
+                self._look_up()
+            except (socket.gaierror, UnicodeError) as error:
+                self._fault = f"the name is not known: {error}"
+            except OSError as error:
+                self._fault = str(error)
             else:
-                self._fault, self._again_s = "", now_s + LOOK_UP_S
-                if self._socket is None or self._socket.family != family:
-                    self._socket = socket.socket(family, kind, protocol)
-        if self._socket is None or self._fault:
-            raise PublishError(self._fault)
+                self._again_s = now_s + LOOK_UP_S
+        if self._socket is None:  # else the address that was known will do
+            raise PublishError(f"{self.name}: {self._fault}")
         return self._socket
+
+    def _look_up(self) -> None:
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, to = found[0]
+        if self._socket is None or self._socket.family != family:
+            made = socket.socket(family, kind, protocol)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = made
+        self._to = to

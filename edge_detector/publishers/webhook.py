@@ -25,13 +25,12 @@ from edge_detector.sink_config import WebhookConfig
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S = 0.5
 AGAIN = {408, 425, 429}  # of the codes below 500 those after which the same may be accepted later
 
 
 def open_webhook(settings: WebhookConfig) -> QueuedEvents[Webhook]:
     """Return a publisher that posts events and alerts; it keeps what the server does not take yet, and tries again."""
-    return QueuedEvents(Webhook(settings), close_timeout_s=CLOSE_S)
+    return QueuedEvents(Webhook(settings))
 
 
 class Webhook:
@@ -45,13 +44,12 @@ class Webhook:
         self._refused = 0
 
     def write(self, events: Sequence[Event | Alert]) -> None:
-        """Post the events of wanted kinds; see `EventSink`."""
+        """Post the events; see `EventSink`."""
         for written, event in enumerate(events):
-            if ("alert" if isinstance(event, Alert) else event.kind) in self._settings.kinds:
-                try:
-                    self._post(event)
-                except PublishError as error:
-                    raise PartlyWritten(str(error), written) from error
+            try:
+                self._post(event)
+            except PublishError as error:
+                raise PartlyWritten(str(error), written) from error
 
     def finish(self) -> None:
         """Say how many were refused."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from edge_detector.abandoned import leave_behind
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
@@ -18,9 +20,12 @@ from edge_detector.frame import FrameResult
 logger = logging.getLogger(__name__)
 
 REPORT_PERIOD_S = 10.0
+SURE_S = 10.0  # without a failure, until a sink that failed is said to work again
 POLL_S = 0.2  # how soon a wait notices an interruption
 REST_S = 1.0
 EVENTS_MAX = 1000  # that wait with the results
+CLOSE_S = 0.9  # of what is live, which must end within a second
+CLOSE_LOSSLESS_S = 5.0
 
 
 class Sink(Protocol):
@@ -30,7 +35,7 @@ class Sink(Protocol):
     uses_image: bool  # if not, it gets pictures of the right size that are black and take no memory
 
     def write(self, result: FrameResult) -> bool | None:
-        """Write one result; any exception ends the worker, unless it `goes_on`.
+        """Write one result; an exception ends the worker, unless it `goes_on`.
 
         Returns:
             False where nothing was to be written, which does not say that the sink works.
@@ -60,10 +65,11 @@ class QueuedPublisher:
 
     A full queue drops its oldest result and counts it. With `lossless`, which is for files, `publish` and `close` wait
     instead, however long it takes. Setting `stop` ends that: from then on what finds no room is left out, and `close`
-    waits at most `close_timeout_s` seconds. The queue then holds 2 results unless said otherwise, else 8.
+    waits at most `close_timeout_s` seconds: 5 unless said otherwise, else 0.9, so that a service ends quickly; what is
+    not written in half of them is dropped. The queue then holds 2 results unless said otherwise, else 8.
 
-    With `goes_on`, what the sink fails to write with `PublishError` or `OSError` is dropped and counted, that is said
-    once, and again when it works again; any other exception, and each without `goes_on`, is the end of it.
+    With `goes_on`, what the sink fails to write is dropped and counted; that is said once, and again when it has worked
+    for 10 s. Without, it is the end of it.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class QueuedPublisher:
         lossless: bool = False,
         stop: threading.Event | None = None,
         capacity: int | None = None,
-        close_timeout_s: float = 5.0,
+        close_timeout_s: float | None = None,
         goes_on: bool = False,
     ) -> None:
         self.name = sink.name
@@ -81,12 +87,14 @@ class QueuedPublisher:
         self.failed = 0
         self._goes_on = goes_on
         self._failing: tuple[float, Exception] | None = None  # since when, and how first
+        self._failed_s = -math.inf  # the last time
+        self._wrote = False  # since then
         self._sink = sink
         self._both = sink if isinstance(sink, BothSink) else None
         self._lossless = lossless
         self._stop = stop or threading.Event()
         self._capacity = capacity or (2 if lossless else 8)
-        self._close_timeout_s = close_timeout_s
+        self._close_timeout_s = close_timeout_s or (CLOSE_LOSSLESS_S if lossless else CLOSE_S)
         self._queue: deque[FrameResult | Event | Alert] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -104,7 +112,10 @@ class QueuedPublisher:
         self._put(result if self._sink.uses_image else _without_pixels(result), self._capacity)
 
     def put_event(self, event: Event | Alert) -> None:
-        """Queue an event, behind the results; the sink is a `BothSink`. Raises as `publish` does."""
+        """Queue an event, behind the results; the sink is a `BothSink`. Raises as `publish` does.
+
+        Of a full queue the oldest update goes, and only if there is none, the oldest of all.
+        """
         self._put(event, EVENTS_MAX)
 
     def _put(self, item: FrameResult | Event | Alert, capacity: int) -> None:
@@ -119,7 +130,8 @@ class QueuedPublisher:
             if self._count(is_result) >= capacity:
                 if self._lossless:
                     return  # interrupted: what is written has no gaps
-                self._queue.remove(next(old for old in self._queue if isinstance(old, FrameResult) is is_result))
+                alike = [at for at, old in enumerate(self._queue) if isinstance(old, FrameResult) is is_result]
+                del self._queue[next((at for at in alike if _is_update(self._queue[at])), alike[0])]
                 self._count_drop()
             self._queue.append(item)
             self._changed.notify_all()
@@ -140,12 +152,15 @@ class QueuedPublisher:
             self._changed.notify_all()
         while self._waits() and self._thread.is_alive():
             self._thread.join(POLL_S)
-        self._thread.join(self._close_timeout_s)
+        self._thread.join(self._close_timeout_s / 2)
         with self._changed:
-            if self._thread.is_alive():
-                lost = len(self._queue)
-                self._queue.clear()
-                raise PublishError(f"{self.name} hung for {self._close_timeout_s:g} s; {lost} queued results are lost")
+            lost = len(self._queue)
+            self.dropped += lost
+            self._queue.clear()
+        self._thread.join(self._close_timeout_s / 2)
+        if self._thread.is_alive():
+            leave_behind(self._thread)
+            raise PublishError(f"{self.name} hung for {self._close_timeout_s:g} s; {lost} queued results are lost")
         if self.dropped:
             logger.warning(
                 "%s: %d results dropped in all because it is slower than the source", self.name, self.dropped
@@ -154,7 +169,7 @@ class QueuedPublisher:
             logger.warning("%s: %d results could not be written in all", self.name, self.failed)
         if self._error:
             raise self._error
-        if self._failing is not None:
+        if self._failing is not None and not self._wrote:
             raise PublishError(_told(self.name, self._failing[1])) from self._failing[1]
 
     def _waits(self) -> bool:
@@ -198,14 +213,13 @@ class QueuedPublisher:
                 wrote = self._both.write_event(item)
             elif self._both is not None:
                 self._both.rest()
-        except (PublishError, OSError) as error:
+        except Exception as error:
             if not self._goes_on:
                 raise
             self._note_failure(error)
         else:
             if wrote is not False and self._failing is not None:
-                logger.warning("%s works again after %.0f s", self.name, time.monotonic() - self._failing[0])
-                self._failing = None
+                self._note_success(self._failing[0])
 
     def _is_over(self) -> bool:
         with self._changed:
@@ -213,9 +227,17 @@ class QueuedPublisher:
 
     def _note_failure(self, error: Exception) -> None:
         self.failed += 1
+        self._failed_s, self._wrote = time.monotonic(), False
         if self._failing is None:
-            self._failing = time.monotonic(), error
-            logger.warning("%s; it is tried again with what comes next", _told(self.name, error))
+            self._failing = self._failed_s, error
+            defect = None if isinstance(error, PublishError | OSError) else error
+            logger.warning("%s; it is tried again with what comes next", _told(self.name, error), exc_info=defect)
+
+    def _note_success(self, since_s: float) -> None:
+        self._wrote = True
+        if time.monotonic() - self._failed_s >= SURE_S:
+            logger.warning("%s works again after %.0f s", self.name, self._failed_s - since_s)
+            self._failing = None
 
     def _fail(self, error: PublishError) -> None:
         with self._changed:
@@ -238,8 +260,8 @@ class QueuedPublisher:
 class QueuedBoth:
     """A `Publisher` and `EventPublisher` that hands both to `sink` as a `QueuedPublisher` which goes on."""
 
-    def __init__(self, sink: BothSink, *, capacity: int = 8, close_timeout_s: float = 5.0) -> None:
-        self._worker = QueuedPublisher(sink, capacity=capacity, close_timeout_s=close_timeout_s, goes_on=True)
+    def __init__(self, sink: BothSink, *, capacity: int = 8) -> None:
+        self._worker = QueuedPublisher(sink, capacity=capacity, goes_on=True)
         self.name = sink.name
         self.sink = sink
         self.publish = self._worker.publish
@@ -255,6 +277,10 @@ class QueuedBoth:
     def failed(self) -> int:
         """Results and events that could not be written."""
         return self._worker.failed
+
+
+def _is_update(item: FrameResult | Event | Alert) -> bool:
+    return isinstance(item, Event) and item.kind == "update"
 
 
 def _told(name: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What results go to: opened as the settings name it, closed in reverse order."""
+"""What results go to: opened as the settings name it, and closed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, cast
 
+from edge_detector.abandoned import leave_behind
 from edge_detector.config import Config
 from edge_detector.detector import Detector
 from edge_detector.errors import ConfigError, PublishError
@@ -37,14 +38,17 @@ from edge_detector.sources import Source
 
 logger = logging.getLogger(__name__)
 
-CLOSE_S = 1.0  # in which what is over the network must end
+CLOSE_S = 1.0  # in which what is live must end
 FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 ALL = SinkFilterConfig()
 
 
 class Outputs:
-    """What results go to: opened one after the other, closed in reverse order."""
+    """What results go to: opened one after the other; of files closed in reverse order.
+
+    Of cameras all are closed at the same time, as the end must be quick; what hangs or fails then is said, and no more.
+    """
 
     def __init__(
         self,
@@ -67,8 +71,10 @@ class Outputs:
         days, keep, sync_s = output.jsonl_max_days or math.inf, output.jsonl_keep, output.jsonl_sync_s
         self._growth = Growth(output.jsonl_max_mb, days, keep, sync_s) if self._live else UNLIMITED
         self._stack = ExitStack()
-        self._elsewhere: list[Any] = []  # what is over the network, closed all together
-        self._stack.callback(_close_together, self._elsewhere)
+        self._videos: dict[str, LiveVideo] = {}  # closed after those who take them
+        self._together: list[Any] = []
+        self._stack.callback(_close_together, self._videos.values())
+        self._stack.callback(_close_together, self._together)
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
 
     def open(self, feeds: Sequence[Feed]) -> None:
@@ -78,18 +84,17 @@ class Outputs:
             PublishError: one cannot be opened; those before it are closed by `close`.
         """
         history = self._open_events(feeds)
-        videos = self._open_videos(feeds)
+        self._open_videos(feeds)
         recordings = self._open_recordings(feeds) if self._live else None
         output = self._config.output
         if self._config.http is not None:
-            self._add(self._open_web(history, recordings, videos), feeds)
+            self._add(self._open_web(history, recordings), feeds)
         if isinstance(self._pipeline, LivePipeline):
             self._open_mqtt(feeds, self._pipeline)
             for hook in self._config.webhooks.values():
-                self._add_elsewhere(open_event_publisher("webhook", settings=hook), feeds, hook)
+                self._add(open_event_publisher("webhook", settings=hook), feeds, hook)
             if self._config.udp.address is not None:
-                udp = open_publisher("udp", settings=self._config.udp, **self._model)
-                self._add_elsewhere(udp, feeds, self._config.udp)
+                self._add(open_publisher("udp", settings=self._config.udp, **self._model), feeds, self._config.udp)
             if self._config.snapshots.path is not None:
                 labels = self._model["labels"]
                 self._add(open_publisher("snapshots", settings=self._config.snapshots, labels=labels), feeds)
@@ -111,14 +116,7 @@ class Outputs:
 
     def _add(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig = ALL) -> None:
         """Let feeds publish there what is wanted: results, events, or both."""
-        self._stack.enter_context(closing(publisher))
-        self._connect(publisher, feeds, wanted)
-
-    def _add_elsewhere(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig) -> None:
-        self._elsewhere.append(publisher)
-        self._connect(publisher, feeds, wanted)
-
-    def _connect(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig) -> None:
+        self._will_close(publisher)
         self.names.append(publisher.name)
         if not self._live:  # of a file all goes, so that it always gives the same
             wanted = wanted.model_copy(update={"max_per_s": None})
@@ -128,6 +126,12 @@ class Outputs:
                 feed.add(through)
             if hasattr(publisher, "publish_event"):
                 feed.add_events(through)
+
+    def _will_close(self, publisher: Any) -> None:
+        if self._live:
+            self._together.append(publisher)
+        else:
+            self._stack.enter_context(closing(publisher))
 
     def _warn_of_what_is_live(self) -> None:
         config = self._config
@@ -139,13 +143,13 @@ class Outputs:
 
     def _open_sinks(self, feeds: Sequence[Feed]) -> None:
         """Open the sinks of any kind that the settings name."""
-        offered = {**self._model, **self._waiting, "overlay": self._overlay}
+        offered = {**self._model, **self._waiting, "overlay": self._overlay, "growth": self._growth}
         for name, sink in self._config.sinks.items():
             try:
                 publisher = open_sink(sink.kind, sink.options, offered)
             except ConfigError as error:
                 raise ConfigError(f"sinks.{name}: {error}") from error
-            (self._add_elsewhere if self._live else self._add)(publisher, feeds, sink)
+            self._add(publisher, feeds, sink)
 
     def _open_recordings(self, feeds: Sequence[Feed]) -> Recordings | None:
         settings = self._config.recordings
@@ -156,28 +160,24 @@ class Outputs:
         self._add(open_publisher("recordings", settings=settings, **given), feeds)
         return clips
 
-    def _open_videos(self, feeds: Sequence[Feed]) -> dict[str, LiveVideo]:
+    def _open_videos(self, feeds: Sequence[Feed]) -> None:
         """Open live video of each camera, if the settings give it to anybody."""
         stream = self._config.stream
         if not stream.webrtc and stream.rtsp_push is None:
-            return {}
+            return
         if not self._live:
             logger.warning("stream: a file is not sent as live video")
-            return {}
-        videos = {}
+            return
         for feed in feeds:
             video = open_publisher("live_video", camera=feed.name, overlay=self._overlay, settings=stream)
-            videos[feed.name] = cast(LiveVideo, self._stack.enter_context(closing(video)))
+            self._videos[feed.name] = cast(LiveVideo, video)
             feed.add(video)
             if stream.rtsp_push is not None:
-                push = RtspPush(videos[feed.name], stream.rtsp_push.replace("{camera}", feed.name))
-                self._elsewhere.append(push)
+                push = RtspPush(self._videos[feed.name], stream.rtsp_push.replace("{camera}", feed.name))
+                self._will_close(push)
                 self.names.append(push.name)
-        return videos if stream.webrtc else {}
 
-    def _open_web(
-        self, history: EventHistory, recordings: Recordings | None, videos: Mapping[str, LiveVideo]
-    ) -> Publisher:
+    def _open_web(self, history: EventHistory, recordings: Recordings | None) -> Publisher:
         host, port = parse_address(self._config.http or "")
         control: dict[str, Any] = {}
         if isinstance(self._pipeline, LivePipeline):
@@ -193,7 +193,7 @@ class Outputs:
             recordings=recordings,
             access=self._config.web,
             settings=without_secrets(self._config),
-            videos=videos,
+            videos=self._videos if self._config.stream.webrtc else {},
             **self._model,
             **control,
         )
@@ -217,7 +217,7 @@ class Outputs:
             set_detecting=pipeline.set_detecting,
             **self._model,
         )
-        self._add_elsewhere(broker, feeds, wanted)
+        self._add(broker, feeds, wanted)
 
     def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
         """Open what keeps events, and return the history; what happens in a file is kept in memory only."""
@@ -229,7 +229,7 @@ class Outputs:
             store = open_event_store(**self._waiting)
             if events.path is not None:
                 logger.warning("events.path: what happens in a file is not history; it does not go to %s", events.path)
-        self._stack.enter_context(closing(store))
+        self._will_close(store)
         for feed in feeds:
             feed.add_events(store)
         if events.jsonl is not None:
@@ -238,19 +238,23 @@ class Outputs:
         return store.sink
 
 
-def _close_together(publishers: Sequence[Any]) -> None:
+def _close_together(publishers: Iterable[Any]) -> None:
     """Close all at the same time: one that hangs must not take the others' time, and is left behind in the end."""
-    closing_ = [threading.Thread(target=_close_or_warn, args=(publisher,), daemon=True) for publisher in publishers]
-    for thread in closing_:
+    threads = [threading.Thread(target=_close_or_warn, args=(one,), daemon=True) for one in publishers]
+    for thread in threads:
         thread.start()
     deadline_s = time.monotonic() + CLOSE_S
-    for thread in closing_:
+    for thread in threads:
         thread.join(max(0.0, deadline_s - time.monotonic()))
+        if thread.is_alive():
+            leave_behind(thread)
 
 
 def _close_or_warn(publisher: Any) -> None:
-    """Close what is elsewhere: that it is away is no failure of the service."""
+    """Close it: that it is away, full or hangs is no failure of a service that is told to end."""
     try:
         publisher.close()
     except PublishError as error:
         logger.warning("%s", error)
+    except Exception:
+        logger.exception("%s does not close", publisher.name)

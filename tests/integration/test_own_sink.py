@@ -16,7 +16,7 @@ import yaml
 
 from edge_detector.config import Config, parse_config
 from edge_detector.errors import ConfigError, PublishError
-from edge_detector.publishers import PUBLISHERS
+from edge_detector.publishers import SINKS
 from edge_detector.runtime.service import run_service
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     module = types.ModuleType(place.partition(":")[0])
     exec(compile(code, "CONTRIBUTING.md", "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(PUBLISHERS, kind, place)
+    monkeypatch.setitem(SINKS, kind, place)
     sinks = yaml.safe_load(text)["sinks"]
 
     def make(**changes: Any) -> Config:
@@ -66,7 +66,10 @@ def test_sink_in_the_text_gets_what_its_settings_want(settings: Settings, tmp_pa
 def test_unknown_kind_and_options_are_config_errors_that_name_their_path(settings: Settings) -> None:
     pytest.importorskip("ai_edge_litert", reason="needs a TFLite runtime")
     for changes, message in (
-        ({"kind": "fax"}, r"sinks\.people: unknown publisher 'fax'; choose from jsonl"),
+        ({"kind": "fax"}, r"sinks\.people: unknown publisher 'fax'; choose from jsonl, lines, counts$"),
+        ({"kind": "web", "options": {"host": "0.0.0.0"}}, r"sinks\.people: unknown publisher 'web'"),
+        ({"kind": "jsonl", "options": {"target": 5}}, r"sinks\.people: options of jsonl: .* wrong kind \(TypeError\)$"),
+        ({"kind": "jsonl", "options": {"target": "x", "growth": 5}}, "options of jsonl: .*; it takes target, append$"),
         ({"options": {"pth": "x"}}, r"sinks\.people: options of counts: .*'path'; it takes path"),
     ):
         with pytest.raises(ConfigError, match=message):

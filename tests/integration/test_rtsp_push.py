@@ -98,6 +98,7 @@ def recorder(recorder_available: None) -> Iterator[Recorder]:
 def _impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(rtsp_push, "RETRY_S", 0.2)
+    monkeypatch.setattr(rtsp_push, "SURE_S", 0.5)
     monkeypatch.setattr(rtsp_push, "RETRY_MAX_S", 0.4)
 
 

@@ -235,6 +235,18 @@ def test_ends_while_a_camera_hangs_in_a_call(start: Start) -> None:
     assert "hangs" in "".join(service.lines)
 
 
+def test_ends_while_a_disk_hangs(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out.jsonl")
+    end = os.open(tmp_path / "out.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        service = start(synthetic() | {"output": {"jsonl": str(tmp_path / "out.jsonl")}})
+        service.wait_for_line("is slower than the source", limit_s=60)
+        assert service.end() == 0
+        assert "out.jsonl hung" in "".join(service.lines)
+    finally:
+        os.close(end)
+
+
 def test_ends_after_a_hanging_call_was_left_behind(start: Start) -> None:
     service = start(synthetic("hang@20"))
     status = service.wait_for_status(lambda status: status["process"]["abandoned"] == 1)

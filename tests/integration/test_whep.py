@@ -237,6 +237,19 @@ def test_peer_that_vanishes_without_a_word_is_dropped(site: Site, monkeypatch: p
     run(work())
 
 
+def test_peer_that_cannot_be_looked_after_gives_its_place_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(sender: Any) -> tuple[int, int]:
+        raise KeyError("no such report")
+
+    monkeypatch.setattr(peer_module, "_counts", fails)
+
+    async def work() -> None:
+        async with watching(site):
+            await until(lambda: site.viewers == 0 and site.whep.peers == 0 and site.video.takers == 0)
+
+    run(work())
+
+
 def test_peer_that_waits_for_a_silent_camera_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer_module, "SILENT_S", 1.0)
 

@@ -139,22 +139,29 @@ class Peer:
             logger.debug("a peer did not close well: %r", error)
 
     async def _look_after(self) -> None:
-        """Close the connection when the peer does not come, or has gone."""
+        """Close the connection when the peer does not come, or has gone, or cannot be looked after."""
+        try:
+            await self._wait_for_its_end()
+        except Exception as error:  # noqa: BLE001 - whatever aiortc raises, the place must become free
+            logger.warning("a viewer is sent away: %r", error)
+        finally:
+            await self.close()
+
+    async def _wait_for_its_end(self) -> None:
         began_s = heard_s = time.monotonic()
         heard, sent = -1, 0
         while True:
             await asyncio.sleep(LOOK_S)
             state, now_s = self._connection.connectionState, time.monotonic()
             if state in ("failed", "closed") or (state != "connected" and now_s - began_s > CONNECT_S):
-                break
+                return
             if state == "connected" and self._sender is not None:
                 received, packets = await _counts(self._sender)
                 if received != heard or packets == sent:
                     heard_s = now_s
                 heard, sent = received, packets
                 if now_s - heard_s > SILENT_S:
-                    break
-        await self.close()
+                    return
 
 
 async def _counts(sender: RTCRtpSender) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import pytest
 
 from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
+from edge_detector.publishers import worker
 from edge_detector.publishers.jsonl import open_jsonl
 
 MakeResult = Callable[..., FrameResult]
@@ -97,8 +98,10 @@ def test_full_disk_is_outlived_by_a_camera_and_said_once(
     make_result: MakeResult,
     limit_files: LimitFiles,
     wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(worker, "SURE_S", 0.0)
     path = tmp_path / "out.jsonl"
     publisher = open_jsonl(path, LABELS, "tiny")
     publisher.publish(make_result(frame_id=0))

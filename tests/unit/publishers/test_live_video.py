@@ -152,14 +152,15 @@ def test_many_wishes_give_few_keyframes(make_video: MakeVideo, make_result: Make
 
 
 def test_rate_is_limited_and_is_kept_by_a_camera_of_that_rate(make_video: MakeVideo, make_result: MakeResult) -> None:
-    for wanted, given in ((10, 40), (20, 20)):
+    for wanted, given, least in ((10, 40, 5), (20, 19, 14)):
         video, taken = make_video(fps=wanted), Collector()
         video.subscribe(taken)
         start_s = time.monotonic()
         for step in range(given):  # one second of pictures
-            time.sleep(max(0.0, start_s + step / given + 0.01 * (step % 2) / given - time.monotonic()))
+            early = 0.1 * (step % 2)  # every other one
+            time.sleep(max(0.0, start_s + (step - early) / given - time.monotonic()))
             video.publish(make_result(frame_id=step))
-        assert wanted * 0.5 <= len(taken.packets) <= wanted + 2
+        assert least <= len(taken.packets) <= wanted + 2
 
 
 def test_size_may_change_at_any_time(make_video: MakeVideo, make_result: MakeResult) -> None:

@@ -19,7 +19,7 @@ from edge_detector.errors import PublishError
 from edge_detector.events import Event, ObjectState
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
-from edge_detector.publishers import open_publisher, tape
+from edge_detector.publishers import open_publisher, tape, worker
 from edge_detector.publishers.clips import Clips
 from edge_detector.publishers.recorder import Recorder, open_clips
 from edge_detector.sink_config import RecordingsConfig
@@ -72,8 +72,8 @@ class Camera:
 def camera(tmp_path: Path, make_result: MakeResult, make_object: MakeObject) -> Iterator[Callable[..., Camera]]:
     opened: list[Camera] = []
 
-    def make(**settings: Any) -> Camera:
-        opened.append(Camera(tmp_path / "clips", make_result, make_object, **settings))
+    def make(folder: str = "clips", **settings: Any) -> Camera:
+        opened.append(Camera(tmp_path / folder, make_result, make_object, **settings))
         return opened[-1]
 
     yield make
@@ -122,6 +122,31 @@ def test_object_that_is_told_late_is_recorded_from_before_it_was_seen(camera: Ca
     front.tell("new", start_ts=WALL_TS + 5.0)
     front.show(1)
     assert front.clips.list_clips()[0]["start_ts"] == pytest.approx(WALL_TS + 4.0, abs=0.11)
+
+
+def test_slow_board_records_a_clip_to_its_end(camera: Callable[..., Camera]) -> None:
+    from edge_detector.publishers.clip import Clip
+
+    class Slow(Clip):
+        def add(self, *picture: Any) -> None:
+            time.sleep(0.04)
+            super().add(*picture)
+
+    front = camera(pre_roll_s=5.0)
+    front.recorder._open_clip = Slow
+    front._origin_s -= 2000  # all is long over
+    front.show(4)
+    front.tell("new")
+    front.tell("end")
+    for _ in range(100):
+        front.recorder.rest()
+        if front.clips.list_clips() and front.clips.list_clips()[0]["end_ts"] is not None:
+            break
+    ((clip),) = front.clips.list_clips()
+    times, shades, _ = decode(front.clips.clip_path(clip["id"]))
+    assert len(times) == 40
+    assert shades[-1] == pytest.approx(20 + 2 * 39, abs=4)
+    assert clip["end_ts"] - clip["start_ts"] == pytest.approx(3.9, abs=0.01)
 
 
 def test_clip_goes_on_for_another_object_and_names_all(camera: Callable[..., Camera]) -> None:
@@ -216,10 +241,12 @@ def test_only_wanted_objects_and_cameras_are_recorded(camera: Callable[..., Came
     front.tell("update", "o2", label="cat", top_score=0.85)
     front.show(1)
     assert [clip["objects"] for clip in front.clips.list_clips()] == [["o2"]]
-    back = camera(cameras=["back"])
+    back = camera("other", cameras=["back"])
+    back.show(1)
     back.tell("new")
     back.show(1)
-    assert back.clips.list_clips(camera="front", after=WALL_TS + 2.5) == []
+    assert back.clips.list_clips() == []
+    assert all(not kept._pictures for kept in back.recorder._tapes.values())
 
 
 def test_clips_are_listed_newest_first_by_what_is_asked(camera: Callable[..., Camera]) -> None:
@@ -263,10 +290,16 @@ def test_clip_that_somebody_deleted_has_no_path(camera: Callable[..., Camera]) -
     assert front.clips.clip_path(clip["id"]) is None
 
 
-def test_memory_of_what_is_kept_is_bounded(camera: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_what_is_kept_is_bounded_and_that_is_said_once(
+    camera: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = camera(pre_roll_s=1.0)
+    front.show(10)
+    assert caplog.text == ""
     monkeypatch.setattr(tape, "KEPT_BYTES", 10_000)
     front = camera(pre_roll_s=60.0)
     front.show(10)
+    assert caplog.text.count("clips of front lack pictures") == 1
     kept = front.recorder._tapes["front"]
     sizes = [len(picture.jpeg) for picture in kept._pictures]
     assert 5000 < sum(sizes) == kept._bytes <= 10_000
@@ -310,6 +343,7 @@ def test_full_disk_ends_the_clip_and_recording_goes_on_when_there_is_room(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(tape, "RETRY_S", 0.3)
+    monkeypatch.setattr(worker, "SURE_S", 0.5)
     settings = RecordingsConfig(path=str(tmp_path), pre_roll_s=0.5, post_roll_s=0.2, fps=100.0)
     clips = open_clips(settings)
     publisher: Any = open_publisher(
@@ -458,6 +492,60 @@ def test_clip_whose_json_a_power_cut_has_spoilt_is_found_by_its_name(
     kept = ("id", "camera", "start_ts", "labels", "bytes")
     assert {key: found[key] for key in kept} == {key: clip[key] for key in kept}
     assert found["end_ts"] == pytest.approx(clip["end_ts"], abs=0.01)
+
+
+def test_clip_that_cannot_be_begun_for_whatever_reason_leaves_nothing(
+    camera: Callable[..., Camera], tmp_path: Path
+) -> None:
+    def open_clip(path: Path, *settings: Any) -> Any:
+        path.write_bytes(b"half")
+        raise RuntimeError("a defect")
+
+    front = camera()
+    front.recorder._open_clip = open_clip
+    front.tell("new")
+    with pytest.raises(RuntimeError, match="a defect"):
+        front.show(0.1)
+    assert front.clips.list_clips() == []
+    assert all_files(tmp_path) == []
+
+
+def test_value_that_the_encoder_does_not_take_is_a_publish_error(tmp_path: Path) -> None:
+    from edge_detector.publishers.clip import Clip
+
+    with pytest.raises(PublishError, match=r"cannot write .*clip\.mp4"):
+        Clip(tmp_path / "clip.mp4", (64, 48), float("nan"))  # a ValueError, as also of an encoder that is missing
+
+
+def test_camera_whose_clip_cannot_be_ended_keeps_no_other_from_its_end(
+    camera: Callable[..., Camera], make_object: MakeObject, make_result: MakeResult
+) -> None:
+    from edge_detector.publishers.clip import Clip
+
+    class Full(Clip):
+        full = False
+
+        def add(self, *picture: Any) -> None:
+            if "/front/" in str(self._path):
+                if self.full:
+                    raise OSError(28, "No space left on device")
+                time.sleep(0.05)  # so that some are left
+            super().add(*picture)
+
+    front = camera(pre_roll_s=3.0)
+    front.recorder._open_clip = Full
+    front.show(3)
+    front.tell("new")
+    front.show(0.5)
+    front.recorder.write_event(Event("new", make_object("o2", camera="back")))
+    front.recorder.write(replace(make_result(), camera="back"))
+    Full.full = True
+    with pytest.raises(OSError, match="No space left"):
+        front.recorder.finish(True)
+    assert {clip["camera"]: clip["end_ts"] is not None for clip in front.clips.list_clips()} == {
+        "front": True,
+        "back": True,
+    }
 
 
 def test_clip_for_which_there_is_no_room_is_not_listed(

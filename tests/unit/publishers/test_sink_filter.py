@@ -12,7 +12,7 @@ from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
 from edge_detector.publishers.sink_filter import Rate, SinkFilter, filtered
 from edge_detector.publishers.worker import QueuedPublisher
-from edge_detector.sink_config import SinkFilterConfig, UdpConfig
+from edge_detector.sink_config import SinkFilterConfig, UdpConfig, WebhookConfig
 
 MakeResult = Callable[..., FrameResult]
 MakeObject = Callable[..., ObjectState]
@@ -105,16 +105,109 @@ def test_events_of_wanted_objects_go(
         assert sink_filter(**wanted).takes_event(Alert("rule", 1.0, seen)) is goes
 
 
-def test_end_of_an_object_goes_if_its_beginning_went(make_object: MakeObject) -> None:
-    now_s = [0.0]
-    wanted = sink_filter(lambda: now_s[0], max_per_s=2.0, min_area=0.1)
-    large, small = (0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.1, 0.1)
-    news = [wanted.takes_event(Event("new", make_object(f"o{n}", box_norm=large))) for n in range(4)]
-    ends = [wanted.takes_event(Event("end", make_object(f"o{n}", box_norm=small, ended=True))) for n in range(4)]
-    assert news == ends == [True, True, False, False]
-    assert not wanted.takes_event(Event("end", make_object("o0", ended=True)))  # the rate holds, and it has ended
-    now_s[0] = 1.0
-    assert wanted.takes_event(Event("new", make_object("o5", box_norm=large)))
+class Gathering:
+    """An `EventPublisher` that keeps the kind of each event and the id of its object."""
+
+    name = "gathering"
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, str]] = []
+
+    def publish_event(self, event: Event | Alert) -> None:
+        self.got.append(("alert" if isinstance(event, Alert) else event.kind, event.object.id))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+@pytest.fixture
+def tell(make_object: MakeObject) -> Callable[..., None]:
+    """Return a function that tells a publisher of an object."""
+
+    def tell(to: Any, kind: Any, object_id: str = "o1", **fields: Any) -> None:
+        seen = make_object(object_id, ended=kind == "end", **fields)
+        to.publish_event(Alert("rule", 1.0, seen) if kind == "alert" else Event(kind, seen))
+
+    return tell
+
+
+def test_object_that_becomes_wanted_later_begins_then(tell: Callable[..., None]) -> None:
+    sink = Gathering()
+    through = filtered(sink, SinkFilterConfig(min_score=0.8), LABELS)
+    for kind, score in (("new", 0.5), ("update", 0.7), ("update", 0.9), ("update", 0.9), ("end", 0.9)):
+        tell(through, kind, top_score=score)
+    assert sink.got == [("new", "o1"), ("update", "o1"), ("end", "o1")]
+
+
+def test_only_an_object_that_has_begun_ends_and_however_it_is_then(tell: Callable[..., None]) -> None:
+    sink = Gathering()
+    through = filtered(sink, SinkFilterConfig(min_score=0.8), LABELS)
+    tell(through, "new", "weak", top_score=0.5)
+    tell(through, "end", "weak", top_score=0.9)
+    tell(through, "new", "strong", top_score=0.9)
+    tell(through, "end", "strong", top_score=0.1)
+    tell(through, "end", "strong", top_score=0.9)
+    assert sink.got == [("new", "strong"), ("end", "strong")]
+
+
+def test_rate_makes_no_story_without_its_beginning(tell: Callable[..., None]) -> None:
+    sink, now_s = Gathering(), [0.0]
+    through = filtered(sink, SinkFilterConfig(max_per_s=2.0), LABELS)
+    through._filter._clock = lambda: now_s[0]
+    for number in range(4):
+        tell(through, "new", f"o{number}")
+    now_s[0] = 0.5
+    for number in (3, 2):
+        tell(through, "update", f"o{number}")
+    for number in range(4):
+        tell(through, "end", f"o{number}")
+    assert sink.got[:3] == [("new", "o0"), ("new", "o1"), ("new", "o3")]
+    assert sink.got[3:] == [("end", "o0"), ("end", "o1"), ("end", "o3")]
+
+
+def test_kinds_that_do_not_go_take_nothing_of_the_rate(tell: Callable[..., None]) -> None:
+    sink, now_s = Gathering(), [0.0]
+    through = filtered(sink, WebhookConfig(url="http://host/", kinds=["alert"], max_per_s=1 / 60), LABELS)
+    through._filter._clock = lambda: now_s[0]
+    for second in range(600):
+        now_s[0] = float(second)
+        if second % 10 == 0:
+            tell(through, "update" if second else "new")
+        if second % 120 == 5:
+            tell(through, "alert")
+    assert sink.got == [("alert", "o1")] * 5
+
+
+def test_many_who_stay_take_no_alerts_away(tell: Callable[..., None]) -> None:
+    sink, now_s = Gathering(), [0.0]
+    through = filtered(sink, SinkFilterConfig(max_per_s=1.0), LABELS)
+    through._filter._clock = lambda: now_s[0]
+    for second in range(120):
+        for number in range(15):
+            now_s[0] = second + number / 15
+            tell(through, "update", f"o{number}")
+        if second % 12 == 0:
+            tell(through, "alert")
+    assert sink.got.count(("alert", "o1")) == 10
+
+
+def test_end_is_told_also_where_beginnings_are_not_wanted(tell: Callable[..., None]) -> None:
+    sink = Gathering()
+    through = filtered(sink, WebhookConfig(url="http://host/", kinds=["end"], labels=["cat"]), LABELS)
+    for object_id, label in (("o1", "cat"), ("o2", "dog")):
+        for kind in ("new", "update", "end"):
+            tell(through, kind, object_id, label=label)
+    assert sink.got == [("end", "o1")]
+
+
+def test_memory_of_what_has_begun_is_bounded(tell: Callable[..., None]) -> None:
+    sink = Gathering()
+    through = filtered(sink, SinkFilterConfig(min_score=0.1), LABELS)
+    for number in range(1500):
+        tell(through, "new", f"o{number}")
+    assert len(through._told["front"]) == 1000
+    tell(through, "end", "o1499")
+    assert sink.got[-1] == ("end", "o1499")
 
 
 def test_rate_is_met_on_average_and_bursts_are_bounded() -> None:

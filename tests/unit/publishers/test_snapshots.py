@@ -15,7 +15,7 @@ import pytest
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
-from edge_detector.publishers import open_publisher
+from edge_detector.publishers import open_publisher, worker
 from edge_detector.publishers.snapshots import Snapshots
 from edge_detector.publishers.worker import QueuedBoth
 from edge_detector.sink_config import SnapshotsConfig
@@ -105,6 +105,20 @@ def test_only_wanted_objects_are_written(tmp_path: Path, make_result: MakeResult
     assert [name.rpartition("_")[2] for name in pictures(tmp_path)] == ["o1.jpg"]
 
 
+def test_object_that_is_small_when_it_leaves_is_written_as_it_was(
+    tmp_path: Path, make_result: MakeResult, make_object: MakeObject
+) -> None:
+    with closing(opened(tmp_path, min_area=2000.0)) as publisher:
+        small: dict[str, Any] = {"box": (60.0, 50.0, 70.0, 60.0), "box_norm": (0.375, 0.42, 0.44, 0.5)}
+        publisher.publish(seen(make_result, 50))
+        publisher.publish(seen(make_result, 90, [(60, 50, 70, 60)]))
+        publisher.publish_event(end(make_object, **small))
+        publisher.publish(seen(make_result, 130, [BOX, (60, 50, 70, 60)]))
+        publisher.publish_event(end(make_object, object_id="o2", track_id=2, **small))
+    (picture,) = pictures(tmp_path).values()
+    assert picture.mean() == pytest.approx(50, abs=2)
+
+
 def test_odd_labels_stay_in_the_folder(tmp_path: Path, make_result: MakeResult, make_object: MakeObject) -> None:
     with closing(opened(tmp_path)) as publisher:
         publisher.publish(seen(make_result, 50))
@@ -144,8 +158,10 @@ def test_full_disk_is_outlived_and_said_once(
     make_object: MakeObject,
     limit_files: LimitFiles,
     wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(worker, "SURE_S", 0.0)
     publisher = opened(tmp_path)
     with limit_files(100):
         for number in range(1, 4):

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
-from edge_detector.publishers import Publisher, open_publisher
+from edge_detector.publishers import Publisher, open_publisher, udp
+from edge_detector.publishers.jsonl import Lines
 from edge_detector.publishers.schema import to_json
 from edge_detector.sink_config import UdpConfig
 
@@ -97,10 +99,53 @@ def test_name_that_is_not_known_is_said_once_and_stops_nothing(
 def test_host_that_cannot_be_reached_is_said_once_and_stops_nothing(
     make_result: MakeResult, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publisher = opened("255.255.255.255:5005")  # a broadcast, which the kernel refuses to a socket that did not ask
+    publisher = opened("[fe80::1%9999]:5005")  # by an interface that is not there
     for frame_id in range(3):
         publisher.publish(make_result(frame_id=frame_id))
-    wait_until(lambda: "ermission denied" in caplog.text)
-    with pytest.raises(Exception, match="ermission denied"):
+    wait_until(lambda: "is tried again with what comes next" in caplog.text)
+    with pytest.raises(PublishError, match=r"udp://\[fe80::1%9999\]:5005: \w"):
         publisher.close()
     assert caplog.text.count("is tried again with what comes next") == 1
+    assert "3 results could not be written in all" in caplog.text
+
+
+def test_broadcast_arrives(make_result: MakeResult) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.255.255.255", 0))
+        listener.settimeout(10)
+        publisher = opened(address_of(listener))
+        publisher.publish(make_result())
+        publisher.close()
+        assert json.loads(listener.recv(65536))["schema"] == 1
+
+
+def test_known_address_is_used_on_while_names_cannot_be_looked_up(
+    receiver: socket.socket, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+    sink = udp._UdpSink(UdpConfig(address=f"host.example:{receiver.getsockname()[1]}"), Lines(LABELS, "tiny"))
+    monkeypatch.setattr(udp, "LOOK_UP_S", 0.0)
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, port, **kind: look_up(receiver.getsockname()[0], port, **kind)
+    )
+    sink.write(make_result(frame_id=0))
+
+    def away(*name: object, **kind: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    sink.write(make_result(frame_id=1))
+    sink.finish(True)
+    assert [json.loads(receiver.recv(65536))["frame_id"] for _ in range(2)] == [0, 1]
+
+
+def test_socket_that_cannot_be_made_is_said_each_time(make_result: MakeResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = udp._UdpSink(UdpConfig(address="127.0.0.1:9"), Lines(LABELS, "tiny"))
+
+    def none(*kind: object) -> None:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", none)
+    for frame_id in range(2):
+        with pytest.raises(PublishError, match=r"udp://127\.0\.0\.1:9: .*Address family not supported"):
+            sink.write(make_result(frame_id=frame_id))

@@ -8,6 +8,7 @@ import pytest
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
+from edge_detector.publishers import worker
 from edge_detector.publishers.worker import QueuedBoth, QueuedPublisher
 
 MakeResult = Callable[..., FrameResult]
@@ -183,8 +184,9 @@ def test_sink_without_use_for_pictures_gets_their_size_only(make_result: MakeRes
 
 @pytest.mark.parametrize("error", [OSError("disk on fire"), PublishError("gated: disk on fire")])
 def test_sink_that_fails_for_a_while_is_gone_on_with(
-    make_result: MakeResult, caplog: pytest.LogCaptureFixture, error: Exception
+    make_result: MakeResult, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
+    monkeypatch.setattr(worker, "SURE_S", 0.0)
     sink = GatedSink(fails_at=1, error=error)
     sink.gate.set()
     publisher = QueuedPublisher(sink, goes_on=True)
@@ -209,14 +211,32 @@ def test_sink_that_fails_to_the_end_says_so_in_close(make_result: MakeResult) ->
     assert sink.finished == [True]
 
 
-def test_defect_of_a_sink_ends_it_also_if_it_goes_on(make_result: MakeResult) -> None:
+def test_sink_that_fails_now_and_then_is_said_once(make_result: MakeResult, caplog: pytest.LogCaptureFixture) -> None:
+    sink = GatedSink(fails_at=1)
+    sink.gate.set()
+    publisher = QueuedPublisher(sink, goes_on=True, capacity=100)
+    for _ in range(10):
+        publisher.publish(make_result(frame_id=1))
+        publisher.publish(make_result(frame_id=2))
+    publisher.close()  # the last went well
+    assert sink.written == [2] * 10
+    assert [record.getMessage() for record in caplog.records] == [
+        "gated: disk on fire; it is tried again with what comes next",
+        "gated: 10 results could not be written in all",
+    ]
+
+
+def test_sink_with_a_defect_is_gone_on_with_too_and_its_trace_is_said_once(
+    make_result: MakeResult, caplog: pytest.LogCaptureFixture
+) -> None:
     sink = GatedSink(fails_at=1, error=ZeroDivisionError("a defect"))
     sink.gate.set()
     publisher = QueuedPublisher(sink, goes_on=True)
-    publisher.publish(make_result(frame_id=1))
-    with pytest.raises(PublishError, match="gated: a defect"):
-        publisher.close()
-    assert sink.finished == [False]
+    for frame_id in (1, 1, 2):
+        publisher.publish(make_result(frame_id=frame_id))
+    publisher.close()
+    assert (sink.written, sink.finished) == ([2], [True])
+    assert caplog.text.count("Traceback") == 1
 
 
 class Both(GatedSink):
@@ -260,6 +280,23 @@ def test_full_queue_drops_results_and_no_events(
     publisher.close()
     assert sorted(sink.written) == [0, 14, 15, *range(20, 26)]
     assert publisher.dropped == 4
+
+
+def test_full_queue_drops_updates_before_what_begins_and_ends(
+    make_result: MakeResult, make_object: Callable[..., ObjectState]
+) -> None:
+    sink = Both()
+    publisher = QueuedBoth(sink)
+    publisher.publish(make_result(frame_id=0))
+    assert sink.entered.wait(10)
+    publisher.publish_event(Event("new", make_object(track_id=1)))
+    publisher.publish_event(Event("end", make_object(track_id=2)))
+    for number in range(worker.EVENTS_MAX):
+        publisher.publish_event(Event("update", make_object(track_id=number + 10)))
+    sink.gate.set()
+    publisher.close()
+    assert sink.written[:4] == [0, 1, 2, 12]
+    assert publisher.dropped == 2
 
 
 def test_sink_of_both_rests_while_nothing_comes(wait_until: Callable[..., None]) -> None:

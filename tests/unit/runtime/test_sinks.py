@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socket
 import threading
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import cv2
 import pytest
 
+from edge_detector.abandoned import count_abandoned
 from edge_detector.config import parse_config
 from edge_detector.detector import Detector
 from edge_detector.runtime import service
@@ -84,6 +87,53 @@ def test_every_sink_gets_what_it_wants_and_the_end_is_quick(run: Run, tmp_path: 
     reader = cv2.VideoCapture(str(clip))
     assert reader.read()[0]
     reader.release()
+
+
+def test_files_of_further_sinks_are_rotated_too(run: Run, tmp_path: Path) -> None:
+    run(
+        2.0,
+        output={"jsonl_max_mb": 0.002, "jsonl_keep": 2},
+        events={"update_s": 0.05},
+        sinks={
+            "results": {"kind": "jsonl", "options": {"target": str(tmp_path / "results")}},
+            "events": {"kind": "lines", "options": {"path": str(tmp_path / "events")}},
+        },
+    )
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{name}{number}" for name in ("results", "events") for number in ("", ".1", ".2")}
+
+
+def full_pipe(path: Path) -> int:
+    """Make a pipe that takes a few lines and no more, as nobody reads; return what would read it."""
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 4096)
+    return end
+
+
+def test_end_is_quick_and_no_failure_while_files_hang(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [tmp_path / name for name in ("out", "events", "one", "two")]
+    ends = [full_pipe(path) for path in paths]
+    out, events, *others = map(str, paths)
+    try:
+        took_s = run(
+            2.0,
+            output={"jsonl": out},
+            events={"jsonl": events, "path": str(tmp_path / "events.db"), "update_s": 0.05},
+            sinks={Path(path).name: {"kind": "jsonl", "options": {"target": path}} for path in others},
+        )
+        assert count_abandoned() == 4  # of which the program knows, as it ends
+    finally:
+        for end in ends:
+            os.close(end)
+    assert took_s < 2.0
+    assert all(f"{path} hung" in caplog.text for path in paths), caplog.text
+    deadline_s = time.monotonic() + 10
+    while count_abandoned():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def test_what_is_live_takes_nothing_from_a_file(
