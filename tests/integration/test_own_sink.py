@@ -54,7 +54,6 @@ def run(config: Config, seconds: float = 1.0) -> list[str]:
 
 
 def test_sink_in_the_text_gets_what_its_settings_want(settings: Settings, tmp_path: Path) -> None:
-    pytest.importorskip("ai_edge_litert", reason="needs a TFLite runtime")
     config = settings(cameras=["back"])
     (line,) = run(config)
     assert line.endswith("-> counts.txt")
@@ -64,7 +63,6 @@ def test_sink_in_the_text_gets_what_its_settings_want(settings: Settings, tmp_pa
 
 
 def test_unknown_kind_and_options_are_config_errors_that_name_their_path(settings: Settings) -> None:
-    pytest.importorskip("ai_edge_litert", reason="needs a TFLite runtime")
     for changes, message in (
         ({"kind": "fax"}, r"sinks\.people: unknown publisher 'fax'; choose from jsonl, lines, counts$"),
         ({"kind": "web", "options": {"host": "0.0.0.0"}}, r"sinks\.people: unknown publisher 'web'"),
@@ -77,7 +75,6 @@ def test_unknown_kind_and_options_are_config_errors_that_name_their_path(setting
 
 
 def test_sink_that_cannot_be_opened_ends_the_start(settings: Settings, tmp_path: Path) -> None:
-    pytest.importorskip("ai_edge_litert", reason="needs a TFLite runtime")
     config = settings(kind="jsonl", options={"target": str(tmp_path / "missing" / "out.jsonl")})
     with pytest.raises(PublishError, match="choose another file"):
         run(config)

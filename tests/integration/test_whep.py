@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
@@ -73,6 +75,15 @@ class Site:
         self._thread.join()
         self.web.close()
         self.video.close()
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Have aiortc's clients, which close some of their sockets late, collected here and not in another test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
