@@ -175,11 +175,10 @@ class WebPublisher:
         )
         await runner.setup()
         self._ready.set_result((asyncio.get_running_loop(), pages))
-        working = [asyncio.create_task(guard.accept(self._socket))]
-        if self._tls is not None:
-            working.append(asyncio.create_task(self._tls.renew()))
-        await self._stop.wait()
-        for task in working:
+        work = [self._stop.wait(), guard.accept(self._socket), *([] if self._tls is None else [self._tls.renew()])]
+        working = [asyncio.create_task(one) for one in work]
+        ended, going_on = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+        for task in going_on:
             task.cancel()
         for hub in site.hubs.values():
             hub.close()
@@ -187,6 +186,8 @@ class WebPublisher:
         await runner.cleanup()
         access.close()
         self._executor.shutdown()
+        for task in ended:
+            task.result()  # raises what ended it
 
     def _draw_jpeg(self, result: FrameResult, look: Look) -> bytes:
         image = self._overlay.draw(result) if look.boxes else result.frame.image
