@@ -30,7 +30,7 @@ def settings(**keys: Any) -> Config:
             r"zones\.door\.coordinates: a polygon needs 3 .*, got '0,0,1,1'",
         ),
         ({"zones": {"door": {"coordinates": [0.0, 0, 1]}}}, r"zones\.door\.coordinates: holds 3 numbers"),
-        ({"zones": {"front door": DOOR}}, r"zones\.front door: a name is made of letters, digits"),
+        ({"zones": {"front door": DOOR}}, r"zones\.front…: a name is made of letters, digits"),
         ({"zones": {"door": DOOR | {"inertia": 0}}}, r"zones\.door\.inertia: .*greater than or equal to 1, got 0"),
         ({"zones": {"door": DOOR | {"loitering_time": -1}}}, r"zones\.door\.loitering_time: "),
         ({"zones": {"door": "0,0,1,0,1,1"}}, r"zones\.door: must hold keys and values, not a text"),
