@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 import urllib.request
@@ -35,20 +34,8 @@ from edge_detector.runtime.metrics import (
 )
 from edge_detector.web_config import WebConfig
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-
 MakeResult = Callable[..., FrameResult]
 LABELS = ("person", "<b>犬</b>")
-ARGUMENTS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-]
 # Mean of red, green and blue in the middle of the picture as shown.
 SHOWN_COLOR = """() => {
   const picture = document.getElementById("picture");
@@ -58,17 +45,6 @@ SHOWN_COLOR = """() => {
   const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
   return (red + green + blue) / 3;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium, such as Debian's package chromium")
-    with playwright.sync_playwright() as engine:
-        launched = engine.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

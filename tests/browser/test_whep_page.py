@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -18,13 +17,11 @@ from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.web import WebPublisher
 from edge_detector.stream_config import StreamConfig
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 pytest.importorskip("aiortc", reason="needs aiortc: pip install aiortc")
 pytest.importorskip("av", reason="needs PyAV: pip install av")
 
 MakeResult = Callable[..., FrameResult]
 COLORS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PLAY = """async () => {
   const connection = new RTCPeerConnection();
   const video = document.createElement("video");
@@ -49,17 +46,6 @@ SHOWN = """() => {
   context.drawImage(video, video.videoWidth / 2, video.videoHeight / 2, 1, 1, 0, 0, 1, 1);
   return [video.videoWidth, video.videoHeight, ...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium, such as Debian's package chromium")
-    with playwright.sync_playwright() as engine:
-        launched = engine.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield launched
-        launched.close()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
