@@ -72,16 +72,13 @@ class LivePages:
         camera, pause = self._site.camera_of(request), _Pause(wanted.pop("fps", None))
         pictures = wanted.pop("pictures", False)
         look = look_of({"boxes": False, **wanted})
-        if self.sockets >= MAX_SOCKETS:
-            raise web.HTTPServiceUnavailable(text="too many WebSockets\n", headers={"Retry-After": "5"})
-        with self._viewing() if pictures else nullcontext():
+        with self._listening(), self._viewing() if pictures else nullcontext():
             socket_ = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=1024, compress=False)
             await socket_.prepare(request)
             transport = request.transport
             if transport is None:  # it has gone already
                 return socket_
             _send_at_once(transport)
-            self.sockets += 1
             reading = asyncio.create_task(_read(socket_, asyncio.current_task()))
             try:
                 with _until_gone(request, transport):
@@ -90,7 +87,6 @@ class LivePages:
                 if not reading.done():
                     raise
             finally:
-                self.sockets -= 1
                 reading.cancel()
                 await asyncio.wait((reading,))
             with suppress(ConnectionError, asyncio.TimeoutError):
@@ -119,6 +115,16 @@ class LivePages:
             text = to_json(result, self._site.labels, self._site.model_name)
             self._told[camera] = serial, text
         return text
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        if self.sockets >= MAX_SOCKETS:
+            raise web.HTTPServiceUnavailable(text="too many WebSockets\n", headers={"Retry-After": "5"})
+        self.sockets += 1
+        try:
+            yield
+        finally:
+            self.sockets -= 1
 
     @contextmanager
     def _viewing(self) -> Iterator[None]:

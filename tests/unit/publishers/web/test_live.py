@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 import struct
 import threading
@@ -336,6 +337,23 @@ def test_thousand_connections_and_silent_ones_take_nothing_from_the_others(
 
 
 def _open_files() -> int:
-    import resource
-
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_server_without_file_descriptors_accepts_again_when_there_are_some(open_web: OpenWeb, ask: Ask) -> None:
+    web = open_web()
+    address = ("127.0.0.1", int(web.url.rpartition(":")[2].strip("/")))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as waiting:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, hard))  # none is left for the server
+        try:
+            waiting.connect(address)
+            waiting.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            waiting.settimeout(1.0)
+            with pytest.raises(TimeoutError):
+                waiting.recv(100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        waiting.settimeout(5.0)
+        assert waiting.recv(100).startswith(b"HTTP/1.1 200")
+    assert ask(web, "/healthz")[0] == 200
