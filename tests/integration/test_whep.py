@@ -9,7 +9,8 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -151,7 +152,7 @@ class Viewer:
             if any(np.abs(seen - color).max() < 10 for seen in self.colors)
         }
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self.connection.close()
         if self._watching is not None:
             await self._watching
@@ -164,7 +165,7 @@ async def watching(site: Site) -> AsyncIterator[Viewer]:
         await viewer.open()
         yield viewer
     finally:
-        await viewer.close()
+        await viewer.aclose()
 
 
 async def post(url: str, body: str | bytes, content_type: str = "application/sdp") -> tuple[int, Any, str]:
@@ -197,6 +198,24 @@ def test_moving_pictures_arrive_in_their_colours_and_delete_ends_them(site: Site
     run(work())
 
 
+def test_client_that_leaves_before_its_answer_leaves_no_socket_open(site: Site) -> None:
+    async def work() -> None:
+        async with aclosing(Viewer("")) as viewer:
+            offer, descriptors = await viewer.offer(), Path("/proc/self/fd")
+            before = len(list(descriptors.iterdir()))
+            for steps in range(0, 60, 2):
+                peer = peer_module.Peer(site.video, lambda: None)
+                answering = asyncio.create_task(peer.answer(offer))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                answering.cancel()
+                await asyncio.wait([answering])
+                await peer.close()
+            assert len(list(descriptors.iterdir())) == before
+
+    run(work())
+
+
 def test_viewers_share_one_encoder_up_to_the_limit(site: Site) -> None:
     async def work() -> None:
         async with watching(site) as first, watching(site) as second, watching(site) as third:
@@ -208,7 +227,7 @@ def test_viewers_share_one_encoder_up_to_the_limit(site: Site) -> None:
             status, headers, text = await post(f"{site.web.url}whep", await extra.offer())
             assert (status, headers["Retry-After"]) == (503, "5")
             assert "all 3 places are taken" in text
-            await extra.close()
+            await extra.aclose()
             async with aiohttp.ClientSession() as client, client.get(f"{site.web.url}stream.mjpg") as response:
                 assert response.status == 503
         await until(lambda: site.viewers == 0)
@@ -284,7 +303,7 @@ def test_session_that_never_connects_is_dropped_and_nothing_is_encoded_for_it(
     async def work() -> None:
         viewer = Viewer(site.web.url)
         status, _, _ = await post(f"{site.web.url}whep", await viewer.offer())
-        await viewer.close()
+        await viewer.aclose()
         assert (status, site.viewers) == (201, 1)
         await until(lambda: site.viewers == 0)
         assert site.video.encoded == 0
@@ -354,7 +373,7 @@ def test_what_is_no_fitting_offer_is_refused_with_the_reason_and_leaves_nothing(
     async def work() -> None:
         viewer = Viewer(site.web.url)
         offer = await viewer.offer()
-        await viewer.close()
+        await viewer.aclose()
         no_h264 = "\r\n".join(line for line in offer.splitlines() if "H264" not in line)
         high_only = offer.replace("42e01f", "640c1f").replace("42001f", "640c1f")
         cases: list[tuple[str | bytes, int, str]] = [

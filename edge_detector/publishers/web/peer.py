@@ -88,6 +88,7 @@ class Peer:
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._sender: RTCRtpSender | None = None
         self._track: PacketTrack | None = None
+        self._answering: asyncio.Task[str] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -97,6 +98,11 @@ class Peer:
         Raises:
             ValueError: the offer cannot be read, or does not fit.
         """
+        # To its end, also when the client has gone: sockets that aioice was just opening would stay open.
+        self._answering = asyncio.create_task(self._answer(offer))
+        return await asyncio.shield(self._answering)
+
+    async def _answer(self, offer: str) -> str:
         connection = self._connection
         transceiver = connection.addTransceiver("video", direction="sendonly")
         known = RTCRtpSender.getCapabilities("video").codecs
@@ -127,6 +133,9 @@ class Peer:
             return
         self._ended = True
         self._on_end()
+        if self._answering is not None:
+            with contextlib.suppress(ValueError, asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._answering), CLOSE_S)
         if self._watch is not None and self._watch is not asyncio.current_task():
             self._watch.cancel()
         if self._track is not None:
@@ -134,7 +143,7 @@ class Peer:
             if self._track.dropped:
                 logger.info("a viewer was too slow for %d packets", self._track.dropped)
         try:
-            await asyncio.wait_for(self._connection.close(), CLOSE_S)
+            await asyncio.wait_for(asyncio.shield(self._connection.close()), CLOSE_S)
         except Exception as error:  # noqa: BLE001 - of whatever state it is in, it is not used any more
             logger.debug("a peer did not close well: %r", error)
 

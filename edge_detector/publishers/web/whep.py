@@ -56,6 +56,7 @@ class WhepPages:
         self._places = places
         self._max_viewers = max_viewers
         self._peers: dict[str, Peer] = {}
+        self._closed = False
         self._make_peer: Any = _peer_class() if videos else None
 
     @property
@@ -69,7 +70,8 @@ class WhepPages:
         router.add_delete("/whep/{id}", self.end)
 
     async def close(self) -> None:
-        """End all peers."""
+        """End all peers, and answer no more."""
+        self._closed = True
         await asyncio.gather(*(peer.close() for peer in list(self._peers.values())))
 
     async def open(self, request: web.Request) -> web.Response:
@@ -101,6 +103,8 @@ class WhepPages:
             raise web.HTTPServiceUnavailable(
                 text=f"all {self._max_viewers} places are taken, try again later\n", headers={"Retry-After": "5"}
             )
+        if self._closed:
+            raise web.HTTPServiceUnavailable(text="the server is ending\n")
         session = secrets.token_urlsafe(16)
         self._places.viewers += 1
         self._peers[session] = peer = self._make_peer(video, lambda: self._ended(session))
