@@ -119,6 +119,11 @@ class Detector:
         }
         return detections, timings_s
 
+    def warm_up(self) -> None:
+        """Run the model once, on a black picture: the first inference takes longer than those after it."""
+        size = self.manifest.input
+        self.detect(Frame(np.zeros((size.height, size.width, 3), np.uint8), 0, 0.0, 0.0, "black"))
+
     @property
     def device(self) -> str:
         """What the backend runs on now, such as "cpu" or "edgetpu:usb:0"."""

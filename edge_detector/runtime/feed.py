@@ -56,11 +56,12 @@ class Feed:
     inference to inference and tells what happens to them; without one, boxes stay as they were found.
 
     `detect_fps` limits inferences per second; frames and detections that are older than `max_age_s` seconds are not
-    used any more.
+    used any more. A source that says it is live and gives no picture for `patience_s` does not work.
 
     Attributes:
         stats: the counters, up to date while it runs.
         latency: from taking a picture to publishing what was found in it.
+        beat_s: monotonic time of its thread's last completed work, or of having none.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Feed:
         *,
         detect_fps: float | None = None,
         max_age_s: float = math.inf,
+        patience_s: float = math.inf,
         detecting: bool = True,
         follower: Follower | None = None,
         event_publishers: Iterable[EventPublisher] = (),
@@ -84,6 +86,7 @@ class Feed:
         self._follower = follower
         self._period_s = 1 / detect_fps if detect_fps else 0.0
         self._max_age_s = max_age_s
+        self._patience_s = patience_s
         self._detecting = detecting
         self._capture_rate = RateMeter()
         self._inference_rate = RateMeter()
@@ -97,7 +100,7 @@ class Feed:
         self._published: Inference | None = None
         self._captured_s: float | None = None
         self._ended_s = -math.inf  # when the newest picture was taken as all objects were ended
-        self._started_s = time.monotonic()
+        self._started_s = self.beat_s = time.monotonic()
 
     def add(self, publisher: Publisher) -> None:
         """Send results there too; before it runs."""
@@ -154,6 +157,13 @@ class Feed:
         """Notice that no frame has come."""
         if self._captured_s is not None and time.monotonic() - self._captured_s > self._max_age_s:
             self.end("camera")
+
+    def beat(self) -> None:
+        """Note that work was completed: a picture published, or none expected."""
+        now_s = time.monotonic()
+        newest_s = self._started_s if self._captured_s is None else self._captured_s
+        if now_s - newest_s < self._patience_s or self.source.health.state != "live":
+            self.beat_s = now_s
 
     def search(self, frame: Frame) -> Search | None:
         """Return what of the frame that was looked at last is worth an inference, None for nothing."""

@@ -18,7 +18,6 @@ from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
 from edge_detector.publishers import (
     EventHistory,
-    Publisher,
     Recordings,
     open_event_publisher,
     open_publisher,
@@ -73,6 +72,7 @@ class Outputs:
         self._stack = ExitStack()
         self._videos: dict[str, LiveVideo] = {}  # closed after those who take them
         self._together: list[Any] = []
+        self._web: Any = None
         self._stack.callback(_close_together, self._videos.values())
         self._stack.callback(_close_together, self._together)
         self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
@@ -88,7 +88,8 @@ class Outputs:
         recordings = self._open_recordings(feeds) if self._live else None
         output = self._config.output
         if self._config.http is not None:
-            self._add(self._open_web(history, recordings), feeds)
+            self._web = self._open_web(history, recordings)
+            self._add(self._web, feeds)
         if isinstance(self._pipeline, LivePipeline):
             self._open_mqtt(feeds, self._pipeline)
             for hook in self._config.webhooks.values():
@@ -109,6 +110,13 @@ class Outputs:
                 path, fps = output.video.replace("{camera}", feed.name), feed.source.fps or USUAL_FPS
                 video = open_publisher("video", path=path, overlay=self._overlay, fps=fps, **self._waiting)
                 self._add(video, [feed])
+
+    def beats(self) -> dict[str, float]:
+        """Return when the web server's loop last turned, in monotonic seconds.
+
+        Sinks are not among it: a new start does not help a disk or a network that hangs, and takes the cameras away.
+        """
+        return {} if self._web is None else {"web server": self._web.beat_s}
 
     def close(self) -> None:
         """Close all."""
@@ -177,7 +185,7 @@ class Outputs:
                 self._will_close(push)
                 self.names.append(push.name)
 
-    def _open_web(self, history: EventHistory, recordings: Recordings | None) -> Publisher:
+    def _open_web(self, history: EventHistory, recordings: Recordings | None) -> Any:
         host, port = parse_address(self._config.http or "")
         control: dict[str, Any] = {}
         if isinstance(self._pipeline, LivePipeline):

@@ -25,6 +25,7 @@ _POLL_S = 0.2  # how soon every thread notices that it shall stop
 _READ_AHEAD = 2  # decoded frames that wait for inference in file mode
 _JOIN_TIMEOUT_S = 0.8  # a slow inference may last longer: its thread is left behind
 _REPORT_PERIOD_S = 60.0
+_WARM_UP_AFTER_S = 3.0  # without anything to search
 
 
 class LivePipeline:
@@ -43,7 +44,8 @@ class LivePipeline:
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._arrived = threading.Condition()
-        self._started_s = time.monotonic()
+        self._started_s = self._inference_beat_s = time.monotonic()
+        self._warm = False
 
     @property
     def stats(self) -> PipelineStats:
@@ -55,6 +57,17 @@ class LivePipeline:
         cameras = {feed.name: feed.status() for feed in self.feeds.values()}
         return ServiceStatus(self._detector.status(), process_status(self._started_s), cameras)
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether the model has run."""
+        return self._warm
+
+    def beats(self) -> dict[str, float]:
+        """Return by stage when it last completed work, or had none, in monotonic seconds; from any thread."""
+        return {f"camera {feed.name}": feed.beat_s for feed in self.feeds.values()} | {
+            "inference": self._inference_beat_s
+        }
+
     def set_detecting(self, name: str, on: bool) -> None:
         """Pause or resume detection of the feed `name`; from any thread.
 
@@ -63,8 +76,10 @@ class LivePipeline:
         """
         self.feeds[name].detecting = on
 
-    def run(self, duration_s: float | None = None) -> PipelineStats:
+    def run(self, duration_s: float | None = None, on_turn: Callable[[], None] = lambda: None) -> PipelineStats:
         """Run until a source ends, `stop` is set or `duration_s` seconds have passed; return the counters.
+
+        `on_turn` is called several times a second, on this thread.
 
         Raises:
             SourceLost: no source has given a picture for as long as was given to it.
@@ -78,6 +93,7 @@ class LivePipeline:
             report_s = time.monotonic() + _REPORT_PERIOD_S
             while not self._stopping() and (now_s := time.monotonic()) < deadline_s:
                 self._stop.wait(min(_POLL_S, deadline_s - now_s))
+                on_turn()
                 if all(feed.source.health.lost for feed in self.feeds.values()):
                     self._error = self._error or SourceLost(_loss(self.feeds.values()))
                     break
@@ -109,6 +125,7 @@ class LivePipeline:
                 frame = feed.read(_POLL_S)
                 if frame is None:
                     feed.wait()
+                    feed.beat()
                     continue
                 if feed.look(frame):
                     with self._arrived:
@@ -116,6 +133,7 @@ class LivePipeline:
                             feed.offer(search)
                             self._arrived.notify()
                 feed.publish_newest(frame)
+                feed.beat()
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
 
@@ -126,6 +144,11 @@ class LivePipeline:
                 if taken is not None:
                     feed, search = taken
                     feed.hand_over(feed.detect(self._detector, search))
+                    self._warm = True
+                elif not self._warm and time.monotonic() - self._started_s > _WARM_UP_AFTER_S:
+                    self._detector.warm_up()
+                    self._warm = True
+                self._inference_beat_s = time.monotonic()
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
 
@@ -174,9 +197,26 @@ class RecordedPipeline:
         self._stop = stop
         self._ended = threading.Event()
         self._on_progress = on_progress
+        self._started_s = time.monotonic()
 
-    def run(self, duration_s: float | None = None) -> PipelineStats:
+    @property
+    def is_warm(self) -> bool:
+        """Whether pictures have gone through."""
+        return self.stats.published > 0
+
+    def status(self) -> ServiceStatus:
+        """Return how everything is."""
+        cameras = {self._feed.name: self._feed.status()}
+        return ServiceStatus(self._detector.status(), process_status(self._started_s), cameras)
+
+    def beats(self) -> dict[str, float]:
+        """Return nothing: the thread that would ask does the work."""
+        return {}
+
+    def run(self, duration_s: float | None = None, on_turn: Callable[[], None] = lambda: None) -> PipelineStats:
         """Run until the source ends, `stop` is set or `duration_s` seconds have passed; return the counters.
+
+        `on_turn` is called after every picture.
 
         Raises:
             EdgeDetectorError: the source or the model failed; the error of a publisher is counted instead.
@@ -198,6 +238,7 @@ class RecordedPipeline:
                         raise frame
                     self._run_frame(frame)
                     self._report_progress()
+                    on_turn()
         finally:
             self._feed.end(reason)
         self._report_progress()

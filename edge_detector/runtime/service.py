@@ -19,8 +19,10 @@ from edge_detector.object_config import RuleConfig
 from edge_detector.overlay_shapes import Shape
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import PipelineStats
+from edge_detector.runtime.notify import Notifier
 from edge_detector.runtime.outputs import Outputs
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
+from edge_detector.runtime.watchdog import Watchdog
 from edge_detector.sources import Source, open_source
 from edge_detector.sources.camera import CaptureOptions, Recovery
 from edge_detector.tracking.follower import Follower, FollowerOptions
@@ -95,7 +97,14 @@ def run_service(
         read = ", ".join(source.name for source in sources.values())
         written = ", ".join(outputs.names) or "nowhere"
         on_ready(f"{read} -> {detector.manifest.name} ({detector.backend.name}) -> {written}")
-        return pipeline.run(duration_s)
+        notifier = stack.enter_context(closing(Notifier()))
+        watchdog = Watchdog(
+            notifier, lambda: pipeline.beats() | outputs.beats(), lambda: pipeline.is_warm, pipeline.status
+        )
+        try:
+            return pipeline.run(duration_s, watchdog.look)
+        finally:
+            notifier.stopping("stopping")
 
 
 def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, stop: threading.Event) -> Source:
@@ -155,6 +164,7 @@ def _make_feeds(
                 source,
                 detect_fps=camera.detect_fps,
                 max_age_s=camera.max_age_s,
+                patience_s=max(camera.stall_s + _HANGS_AFTER_S, 3 / (source.fps or 1)),
                 detecting=camera.detect,
                 follower=follower,
             )

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -343,12 +344,12 @@ def accelerated(start: Start, tmp_path: Path) -> Callable[..., Service]:
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
     twin.write_bytes(MODEL.read_bytes() + b"edgetpu-custom-op")  # as if compiled; the delegate takes its RESHAPEs
 
-    def run(command: str, **model: Any) -> Service:
+    def run(command: str, model: dict[str, Any] | None = None, **environment: str) -> Service:
         (tmp_path / "command").write_text(command)
         paths = {"path": str(MODEL), "edgetpu_path": str(twin), "delegate_library": str(library)}
-        settings = synthetic() | {"model": {**paths, "device": "edgetpu:usb:0", **model}}
+        settings = synthetic() | {"model": {**paths, "device": "edgetpu:usb:0", **(model or {})}}
         files = {f"FAULT_DELEGATE_{name.upper()}": str(tmp_path / name) for name in ("command", "record")}
-        return start(settings, **files)
+        return start(settings, **files, **environment)
 
     return run
 
@@ -387,14 +388,14 @@ def test_device_that_is_absent_at_the_start_is_stood_in_for(accelerated: Acceler
 
 
 def test_device_without_fallback_ends_the_program(accelerated: Accelerated) -> None:
-    service = accelerated("invoke fail 5", fallback=False)
+    service = accelerated("invoke fail 5", {"fallback": False})
     assert service.process.wait(30) == EX_UNAVAILABLE
     service._reader.join()
     assert service.lines[-1].startswith("edge-detector: error: ")
 
 
 def test_ends_while_the_device_hangs_in_an_inference(accelerated: Accelerated) -> None:
-    service = accelerated("invoke hang 10", invoke_timeout_s=60.0)
+    service = accelerated("invoke hang 10", {"invoke_timeout_s": 60.0})
     service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > 5)
     time.sleep(1)
     assert service.end() == 0
@@ -406,4 +407,71 @@ def test_ends_while_the_device_hangs_as_it_is_opened(accelerated: Accelerated, t
     while not (tmp_path / "record").exists():
         assert time.monotonic() - start_s < 20
         time.sleep(0.1)
+    assert service.end() == 0
+
+
+# Under systemd: what it is told, over a socket of the kind that it gives.
+
+
+class Told:
+    """Receives what services say to systemd."""
+
+    def __init__(self, path: Path) -> None:
+        self.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "2000000"}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+
+    def wait_for(self, text: str, limit_s: float = 30.0) -> str:
+        """Return the next message with this text; those before it are gone."""
+        deadline_s = time.monotonic() + limit_s
+        while True:
+            self._socket.settimeout(max(0.01, deadline_s - time.monotonic()))
+            message = self._socket.recv(4096).decode()
+            if text in message:
+                return message
+
+    def silent_for(self, text: str, seconds: float) -> bool:
+        """Return whether no message with this text comes for so long from now on."""
+        with suppress(BlockingIOError):
+            self._socket.setblocking(False)
+            while self._socket.recv(4096):
+                pass
+        try:
+            self.wait_for(text, seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Told]:
+    with closing(Told(tmp_path / "notify")) as listening:
+        yield listening
+
+
+def test_systemd_is_told_when_it_works_that_it_works_and_when_it_ends(start: Start, told: Told) -> None:
+    service = start(synthetic(), **told.environment)
+    assert "STATUS=1 of 1 cameras live" in told.wait_for("READY=1")
+    assert service.get("/api/status")["service"]["cameras"]["camera"]["stats"]["inferred"] > 0
+    for _ in range(3):
+        told.wait_for("WATCHDOG=1")
+    assert service.end() == 0
+    told.wait_for("STOPPING=1")
+
+
+def test_service_is_ready_without_its_camera_once_the_model_has_run(start: Start, told: Told) -> None:
+    service = start({"cameras": {"door": {"source": "v4l2:///dev/video99"}}}, **told.environment)
+    assert "STATUS=0 of 1 cameras live (door " in told.wait_for("READY=1")
+    told.wait_for("WATCHDOG=1")
+    assert service.end() == 0
+
+
+def test_inference_that_hangs_lets_the_watchdog_bite(accelerated: Accelerated, told: Told) -> None:
+    service = accelerated("invoke hang 10", {"invoke_timeout_s": 600.0}, **told.environment)
+    told.wait_for("READY=1")
+    service.wait_for_line("inference has completed nothing for 1 s; it hangs")
+    assert told.silent_for("WATCHDOG=1", 3)
     assert service.end() == 0

@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
@@ -105,6 +106,7 @@ class WebPublisher:
         self._lock = threading.Lock()
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()
         self._stop = asyncio.Event()
+        self.beat_s = time.monotonic()
         self._closed = False
         self._thread = threading.Thread(target=self._run, args=(site,), name="web server", daemon=True)
         self._thread.start()
@@ -175,7 +177,12 @@ class WebPublisher:
         )
         await runner.setup()
         self._ready.set_result((asyncio.get_running_loop(), pages))
-        work = [self._stop.wait(), guard.accept(self._socket), *([] if self._tls is None else [self._tls.renew()])]
+        work = [
+            self._stop.wait(),
+            self._beat(),
+            guard.accept(self._socket),
+            *([] if self._tls is None else [self._tls.renew()]),
+        ]
         working = [asyncio.create_task(one) for one in work]
         ended, going_on = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
         for task in going_on:
@@ -188,6 +195,11 @@ class WebPublisher:
         self._executor.shutdown()
         for task in ended:
             task.result()  # raises what ended it
+
+    async def _beat(self) -> None:
+        while True:
+            self.beat_s = time.monotonic()
+            await asyncio.sleep(1)
 
     def _draw_jpeg(self, result: FrameResult, look: Look) -> bytes:
         image = self._overlay.draw(result) if look.boxes else result.frame.image
