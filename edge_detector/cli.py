@@ -83,16 +83,22 @@ def run(
     video: Annotated[str | None, typer.Option(metavar="FILE", help="Write an annotated video.")] = None,
 ) -> None:
     """Watch cameras, a stream or a file, and show them live in the browser."""
+    from edge_detector.runtime.reload import Reload
     from edge_detector.runtime.service import run_service
 
     given: dict[str, Any] = {"http": http, "output": {"jsonl": jsonl, "video": video}}
     given["web"] = {"insecure": True if insecure else None}
     given["camera"] = {"source": source, "size": size, "fps": fps, "detect_fps": detect_fps}
-    settings = _settings(config, {**given, "model": _model(model, labels, threshold, threads, runtime, device)})
+    given["model"] = _model(model, labels, threshold, threads, runtime, device)
+    settings = _settings(config, given)
+    reload = None
+    if config is not None and not sys.stdin.isatty():  # where a terminal is closed, its programs end
+        reload = Reload(_event_on(signal.SIGHUP), lambda: _settings(config, given))
     # What was named by hand must be there, a service waits for it; where nothing was, there is something to see.
     by_hand = config is None or source is not None
     fallback = "demo" if config is None and source is None else None
-    stats = run_service(settings, _stop_on_signals(), duration, _say, required=by_hand, fallback=fallback)
+    stop = _stop_on_signals()
+    stats = run_service(settings, stop, duration, _say, required=by_hand, fallback=fallback, reload=reload)
     _say(f"stopped: {stats.captured} pictures taken, {stats.inferred} searched, {stats.dropped} left out")
 
 
@@ -293,6 +299,7 @@ def _settings(path: Path | None, given: dict[str, Any]) -> Config:
 
     settings = Config() if path is None else load_config(path)
     merged = settings.model_dump()
+    given = dict(given)
     camera = {name: option for name, option in given.pop("camera", {}).items() if option is not None}
     if "source" in camera:
         merged |= _with_source(settings, camera.pop("source"))
@@ -338,6 +345,13 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     return stop
+
+
+def _event_on(number: signal.Signals) -> threading.Event:
+    """Return an event that a signal sets."""
+    event = threading.Event()
+    signal.signal(number, lambda *_: event.set())
+    return event
 
 
 def _progress() -> Progress:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Direction = Literal["in", "out"]
 EventKind = Literal["new", "update", "end"]
-EndReason = Literal["gone", "camera", "inference", "paused", "shutdown", "interrupted"]
+EndReason = Literal["gone", "camera", "inference", "paused", "settings", "shutdown", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class ObjectState:
         crossing_count: how often it went over one, in all.
         stationary_s: seconds that it has been standing still now; 0 while it moves.
         end_reason: "gone"; or why nobody looks any more: "camera" gives no pictures, "inference" no results, detection
-            "paused", "shutdown", and "interrupted" when the program had ended without a word; None before the end.
+            "paused", other "settings", "shutdown", and "interrupted" when the program had ended without a word; None
+            before the end.
     """
 
     id: str

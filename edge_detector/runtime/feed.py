@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +63,7 @@ class Feed:
     Attributes:
         stats: the counters, up to date while it runs.
         latency: from taking a picture to publishing what was found in it.
+        size_wh: of the newest frame; None before the first.
         beat_s: monotonic time of its thread's last completed work, or of having none.
     """
 
@@ -84,9 +87,9 @@ class Feed:
         self._publishers = list(publishers)
         self._event_publishers = list(event_publishers)
         self._follower = follower
-        self._period_s = 1 / detect_fps if detect_fps else 0.0
-        self._max_age_s = max_age_s
-        self._patience_s = patience_s
+        self._next_follower: Follower | None = None
+        self._publishing = threading.Lock()
+        self.set_pace(detect_fps, max_age_s, patience_s)
         self._detecting = detecting
         self._capture_rate = RateMeter()
         self._inference_rate = RateMeter()
@@ -99,16 +102,37 @@ class Feed:
         self._newest: Inference | None = None
         self._published: Inference | None = None
         self._captured_s: float | None = None
+        self.size_wh: tuple[int, int] | None = None
         self._ended_s = -math.inf  # when the newest picture was taken as all objects were ended
         self._started_s = self.beat_s = time.monotonic()
 
     def add(self, publisher: Publisher) -> None:
-        """Send results there too; before it runs."""
-        self._publishers.append(publisher)
+        """Send results there too; from any thread."""
+        with self._publishing:
+            self._publishers.append(publisher)
 
     def add_events(self, publisher: EventPublisher) -> None:
-        """Send events and alerts there too; before it runs."""
-        self._event_publishers.append(publisher)
+        """Send events and alerts there too; from any thread."""
+        with self._publishing:
+            self._event_publishers.append(publisher)
+
+    def remove(self, publisher: Any) -> None:
+        """Send nothing there any more; from any thread."""
+        with self._publishing:
+            for publishers in (self._publishers, self._event_publishers):
+                if publisher in publishers:
+                    publishers.remove(publisher)
+            self._failing.discard(publisher.name)
+
+    def set_pace(self, detect_fps: float | None, max_age_s: float, patience_s: float) -> None:
+        """Set what the class states under these names; from any thread."""
+        self._period_s = 1 / detect_fps if detect_fps else 0.0
+        self._max_age_s = max_age_s
+        self._patience_s = patience_s
+
+    def follow_with(self, follower: Follower) -> None:
+        """Follow with this one from the next frame on; what is there ends, and is found anew. From any thread."""
+        self._next_follower = follower
 
     @property
     def detecting(self) -> bool:
@@ -133,12 +157,16 @@ class Feed:
             self.stats.captured += 1
             self._capture_rate.tick()
             self._captured_s = frame.captured_at
+            self.size_wh = frame.size_wh
         return frame
 
     # On the thread that reads.
 
     def look(self, frame: Frame) -> bool:
         """Take the newest frame, and what was found since the last; return whether the frame may be searched."""
+        if self._next_follower is not None:
+            self.end("settings")
+            self._follower, self._next_follower = self._next_follower, None
         if not self._detecting:
             self.end("paused")
             return False
@@ -204,8 +232,9 @@ class Feed:
         for event in events:
             if isinstance(event, Alert):
                 logger.info("%s: rule %s: %s #%d", self.name, event.rule, event.object.label, event.object.track_id)
-            for publisher in self._event_publishers:
-                self._try(publisher.name, lambda: publisher.publish_event(event))  # noqa: B023 - called at once
+            with self._publishing:
+                for publisher in self._event_publishers:
+                    self._try(publisher.name, lambda: publisher.publish_event(event))  # noqa: B023 - called at once
 
     # Waiting for inference.
 
@@ -263,8 +292,9 @@ class Feed:
     def publish(self, frame: Frame, inference: Inference | None) -> None:
         """Hand the frame to all publishers; without an inference, with no detections and no timings."""
         result = self._result(frame, inference)
-        for publisher in self._publishers:
-            self._try(publisher.name, lambda: publisher.publish(result))  # noqa: B023 - called at once
+        with self._publishing:
+            for publisher in self._publishers:
+                self._try(publisher.name, lambda: publisher.publish(result))  # noqa: B023 - called at once
         self.stats.published += 1
         if inference is not None and inference is not self._published:
             self._published = inference

@@ -6,19 +6,21 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from edge_detector.abandoned import leave_behind
 from edge_detector.config import Config
-from edge_detector.detector import Detector
-from edge_detector.errors import ConfigError, PublishError
+from edge_detector.errors import ConfigError, EdgeDetectorError, PublishError
+from edge_detector.manifest import ModelManifest
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.overlay_shapes import Shape
 from edge_detector.publishers import (
     EventHistory,
-    Recordings,
+    Publisher,
     open_event_publisher,
     open_publisher,
     open_sink,
@@ -32,7 +34,7 @@ from edge_detector.publishers.sink_filter import filtered
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
 from edge_detector.runtime.shown_settings import without_secrets
-from edge_detector.sink_config import SinkFilterConfig, parse_address
+from edge_detector.sink_config import MqttConfig, SinkConfig, SinkFilterConfig, parse_address
 from edge_detector.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,22 @@ CLOSE_S = 1.0  # in which what is live must end
 FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 ALL = SinkFilterConfig()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unit:
+    """A sink that can be opened and closed by itself.
+
+    Attributes:
+        settings: all that `open` depends on; the same settings give the same sink.
+        wanted: what of results and events goes there.
+        camera: the one that it is for, None for all.
+    """
+
+    settings: Any
+    open: Callable[[], Any]
+    wanted: SinkFilterConfig = ALL
+    camera: str | None = None
 
 
 class Outputs:
@@ -52,30 +70,35 @@ class Outputs:
     def __init__(
         self,
         config: Config,
-        detector: Detector,
+        manifest: ModelManifest,
         sources: Mapping[str, Source],
         stop: threading.Event,
         pipeline: LivePipeline | RecordedPipeline,
         shapes: Mapping[str, Sequence[Shape]],
     ) -> None:
-        self.names: list[str] = []
         self._config = config
         self._sources = sources
         self._pipeline = pipeline
-        self._model = {"labels": detector.manifest.labels, "model_name": detector.manifest.name}
+        self._model = {"labels": manifest.labels, "model_name": manifest.name}
         self._live = isinstance(pipeline, LivePipeline)
         self._waiting: dict[str, Any] = {"lossless": not self._live, "stop": stop}
-        output = config.output
-        # What a file gives is one piece, however large.
-        days, keep, sync_s = output.jsonl_max_days or math.inf, output.jsonl_keep, output.jsonl_sync_s
-        self._growth = Growth(output.jsonl_max_mb, days, keep, sync_s) if self._live else UNLIMITED
         self._stack = ExitStack()
         self._videos: dict[str, LiveVideo] = {}  # closed after those who take them
-        self._together: list[Any] = []
-        self._web: Any = None
+        self._fixed: list[Any] = []  # what no reload changes
+        self._named: list[str] = []  # of them, what is worth a name
+        self._open: dict[str, tuple[Unit, Any, Any]] = {}  # unit, publisher, and what is between it and the feeds
         self._stack.callback(_close_together, self._videos.values())
-        self._stack.callback(_close_together, self._together)
-        self._overlay = OverlayRenderer(detector.manifest.labels, shapes=shapes)
+        if self._live:
+            self._stack.callback(self._close_live)
+        self._lock = threading.Lock()  # a reload may be under way when all is closed
+        self._closed = False
+        self._web: Any = None
+        self._overlay = OverlayRenderer(manifest.labels, shapes=shapes)
+
+    @property
+    def names(self) -> list[str]:
+        """What results go to, in the order in which it was opened."""
+        return self._named + [publisher.name for _, publisher, _ in self._open.values()]
 
     def open(self, feeds: Sequence[Feed]) -> None:
         """Open all that the settings name, and let the feeds publish there.
@@ -83,33 +106,44 @@ class Outputs:
         Raises:
             PublishError: one cannot be opened; those before it are closed by `close`.
         """
-        history = self._open_events(feeds)
+        self._feeds = feeds
+        history = self._open_store()
         self._open_videos(feeds)
-        recordings = self._open_recordings(feeds) if self._live else None
-        output = self._config.output
+        recordings = self._config.recordings
+        self._clips = open_clips(recordings) if self._live and recordings.path is not None else None
         if self._config.http is not None:
-            self._web = self._open_web(history, recordings)
-            self._add(self._web, feeds)
-        if isinstance(self._pipeline, LivePipeline):
-            self._open_mqtt(feeds, self._pipeline)
-            for hook in self._config.webhooks.values():
-                self._add(open_event_publisher("webhook", settings=hook), feeds, hook)
-            if self._config.udp.address is not None:
-                self._add(open_publisher("udp", settings=self._config.udp, **self._model), feeds, self._config.udp)
-            if self._config.snapshots.path is not None:
-                labels = self._model["labels"]
-                self._add(open_publisher("snapshots", settings=self._config.snapshots, labels=labels), feeds)
-        else:
-            self._warn_of_what_is_live()
-        self._open_sinks(feeds)
-        if output.jsonl is not None:
-            lines = {"target": output.jsonl, "append": True, "growth": self._growth}
-            self._add(open_publisher("jsonl", **lines, **self._model, **self._waiting), feeds, output.jsonl_filter)
-        if output.video is not None:
+            self._web = self._open_web(history)
+            self._keep(self._web)
             for feed in feeds:
-                path, fps = output.video.replace("{camera}", feed.name), feed.source.fps or USUAL_FPS
-                video = open_publisher("video", path=path, overlay=self._overlay, fps=fps, **self._waiting)
-                self._add(video, [feed])
+                feed.add(self._web)
+        if not self._live:
+            self._warn_of_what_is_live()
+        for key, unit in self._units().items():
+            self._open_unit(key, unit)
+
+    def reload(self, config: Config, manifest: ModelManifest) -> None:
+        """Close the sinks whose settings have changed, and open those that are new; all others go on.
+
+        One that cannot be opened is said, and left out. What `FIXED` names stays as it is.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._config = config
+            self._model["model_name"] = manifest.name
+            wanted = self._units()
+            gone = [
+                key for key, (unit, _, _) in self._open.items() if key not in wanted or not _same(unit, wanted[key])
+            ]
+            _close_together([self._remove(key) for key in gone])
+            for key, unit in wanted.items():
+                if key not in self._open:
+                    try:
+                        self._open_unit(key, unit)
+                    except EdgeDetectorError as error:
+                        logger.error("%s: %s; it is left out", key, error)
+            if self._web is not None:
+                self._web.show(manifest.name, without_secrets(config))
 
     def beats(self) -> dict[str, float]:
         """Return when the web server's loop last turned, in monotonic seconds.
@@ -120,25 +154,99 @@ class Outputs:
 
     def close(self) -> None:
         """Close all."""
+        with self._lock:
+            self._closed = True
         self._stack.close()
 
-    def _add(self, publisher: Any, feeds: Sequence[Feed], wanted: SinkFilterConfig = ALL) -> None:
-        """Let feeds publish there what is wanted: results, events, or both."""
-        self._will_close(publisher)
-        self.names.append(publisher.name)
-        if not self._live:  # of a file all goes, so that it always gives the same
-            wanted = wanted.model_copy(update={"max_per_s": None})
+    def _open_unit(self, key: str, unit: Unit) -> None:
+        publisher = unit.open()
+        if not self._live:
+            self._stack.enter_context(closing(publisher))
+        wanted = unit.wanted if self._live else unit.wanted.model_copy(update={"max_per_s": None})  # of a file all goes
         through = filtered(publisher, wanted, self._model["labels"])
-        for feed in feeds:
-            if hasattr(publisher, "publish"):
-                feed.add(through)
-            if hasattr(publisher, "publish_event"):
-                feed.add_events(through)
+        self._open[key] = unit, publisher, through
+        for feed in self._feeds:
+            if unit.camera in (None, feed.name):
+                if hasattr(publisher, "publish"):
+                    feed.add(through)
+                if hasattr(publisher, "publish_event"):
+                    feed.add_events(through)
 
-    def _will_close(self, publisher: Any) -> None:
-        if self._live:
-            self._together.append(publisher)
-        else:
+    def _remove(self, key: str) -> Any:
+        _, publisher, through = self._open.pop(key)
+        for feed in self._feeds:
+            feed.remove(through)
+        return publisher
+
+    def _units(self) -> dict[str, Unit]:
+        """Return what the settings name, by its key in them."""
+        return {**self._lines_of_events(), **(self._live_units() if self._live else {}), **self._other_units()}
+
+    def _lines_of_events(self) -> dict[str, Unit]:
+        events = self._config.events
+        if events.jsonl is None:
+            return {}
+        lines = {"path": events.jsonl, "growth": self._growth}
+        return {
+            "events.jsonl": Unit(
+                lines, partial(open_event_publisher, "lines", **lines, **self._waiting), events.jsonl_filter
+            )
+        }
+
+    def _live_units(self) -> dict[str, Unit]:
+        config, model, labels = self._config, dict(self._model), self._model["labels"]
+        units = {}
+        if self._clips is not None:
+            given = {"settings": config.recordings, "labels": labels, "overlay": self._overlay, "clips": self._clips}
+            units["recordings"] = Unit(config.recordings, partial(open_publisher, "recordings", **given))
+        if config.mqtt.host is not None:
+            counted = self._counted()
+            units["mqtt"] = Unit(
+                (config.mqtt, counted, model), partial(self._open_mqtt, config.mqtt, counted, model), config.mqtt.filter
+            )
+        for name, hook in config.webhooks.items():
+            units[f"webhooks.{name}"] = Unit(hook, partial(open_event_publisher, "webhook", settings=hook), hook)
+        if config.udp.address is not None:
+            opener = partial(open_publisher, "udp", settings=config.udp, **model)
+            units["udp"] = Unit((config.udp, model), opener, config.udp)
+        if config.snapshots.path is not None:
+            opener = partial(open_publisher, "snapshots", settings=config.snapshots, labels=labels)
+            units["snapshots"] = Unit(config.snapshots, opener)
+        return units
+
+    def _other_units(self) -> dict[str, Unit]:
+        config, model, output = self._config, dict(self._model), self._config.output
+        units = {}
+        for name, sink in config.sinks.items():
+            opener = partial(self._open_sink, name, sink, {"growth": self._growth, **model})
+            units[f"sinks.{name}"] = Unit((sink, self._growth, model), opener, sink)
+        if output.jsonl is not None:
+            lines = {"target": output.jsonl, "append": True, "growth": self._growth, **model}
+            opener = partial(open_publisher, "jsonl", **lines, **self._waiting)
+            units["output.jsonl"] = Unit(lines, opener, output.jsonl_filter)
+        if output.video is not None:
+            for name, source in self._sources.items():
+                video = {"path": output.video.replace("{camera}", name), "fps": source.fps or USUAL_FPS}
+                opener = partial(open_publisher, "video", overlay=self._overlay, **video, **self._waiting)
+                units[f"output.video of {name}"] = Unit(video, opener, camera=name)
+        return units
+
+    @property
+    def _growth(self) -> Growth:
+        """Of files of lines; what a file gives is one piece, however large."""
+        output = self._config.output
+        if not self._live:
+            return UNLIMITED
+        return Growth(output.jsonl_max_mb, output.jsonl_max_days or math.inf, output.jsonl_keep, output.jsonl_sync_s)
+
+    def _close_live(self) -> None:
+        _close_together([*self._fixed, *(publisher for _, publisher, _ in self._open.values())])
+
+    def _keep(self, publisher: Any, *, named: bool = True) -> None:
+        """Close it in the end; no reload changes it."""
+        self._fixed.append(publisher)
+        self._named += [publisher.name] if named else []
+        if not self._live:
             self._stack.enter_context(closing(publisher))
 
     def _warn_of_what_is_live(self) -> None:
@@ -149,24 +257,12 @@ class Outputs:
         if named:
             logger.warning("%s: what is found in a file does not go there", ", ".join(named))
 
-    def _open_sinks(self, feeds: Sequence[Feed]) -> None:
-        """Open the sinks of any kind that the settings name."""
-        offered = {**self._model, **self._waiting, "overlay": self._overlay, "growth": self._growth}
-        for name, sink in self._config.sinks.items():
-            try:
-                publisher = open_sink(sink.kind, sink.options, offered)
-            except ConfigError as error:
-                raise ConfigError(f"sinks.{name}: {error}") from error
-            self._add(publisher, feeds, sink)
-
-    def _open_recordings(self, feeds: Sequence[Feed]) -> Recordings | None:
-        settings = self._config.recordings
-        if settings.path is None:
-            return None
-        clips = open_clips(settings)
-        given = {"labels": self._model["labels"], "overlay": self._overlay, "clips": clips}
-        self._add(open_publisher("recordings", settings=settings, **given), feeds)
-        return clips
+    def _open_sink(self, name: str, sink: SinkConfig, given: Mapping[str, Any]) -> Any:
+        """Open a sink of any kind."""
+        try:
+            return open_sink(sink.kind, sink.options, {**given, **self._waiting, "overlay": self._overlay})
+        except ConfigError as error:
+            raise ConfigError(f"sinks.{name}: {error}") from error
 
     def _open_videos(self, feeds: Sequence[Feed]) -> None:
         """Open live video of each camera, if the settings give it to anybody."""
@@ -182,10 +278,9 @@ class Outputs:
             feed.add(video)
             if stream.rtsp_push is not None:
                 push = RtspPush(self._videos[feed.name], stream.rtsp_push.replace("{camera}", feed.name))
-                self._will_close(push)
-                self.names.append(push.name)
+                self._keep(push)
 
-    def _open_web(self, history: EventHistory, recordings: Recordings | None) -> Any:
+    def _open_web(self, history: EventHistory) -> Any:
         host, port = parse_address(self._config.http or "")
         control: dict[str, Any] = {}
         if isinstance(self._pipeline, LivePipeline):
@@ -198,7 +293,7 @@ class Outputs:
             host=host,
             port=port,
             events=history,
-            recordings=recordings,
+            recordings=self._clips,
             access=self._config.web,
             settings=without_secrets(self._config),
             videos=self._videos if self._config.stream.webrtc else {},
@@ -206,44 +301,40 @@ class Outputs:
             **control,
         )
 
-    def _open_mqtt(self, feeds: Sequence[Feed], pipeline: LivePipeline) -> None:
-        if self._config.mqtt.host is None:
-            return
-        labels: Sequence[str] = self._model["labels"]
+    def _counted(self) -> dict[str, list[str]]:
+        """Return the labels of each camera that MQTT tells of from the start."""
+        labels, wanted = self._model["labels"], self._config.mqtt.filter
         few = labels if len(labels) <= FEW_LABELS else ()
-        wanted = self._config.mqtt.filter
-        counted = {
+        return {
             name: [label for label in camera.objects.track or few if label in (wanted.labels or labels)]
             for name, camera in self._config.feeds.items()
             if name in (wanted.cameras or self._config.feeds)
         }
-        broker = open_publisher(
-            "mqtt",
-            settings=self._config.mqtt,
-            cameras=counted,
-            status=pipeline.status,
-            set_detecting=pipeline.set_detecting,
-            **self._model,
-        )
-        self._add(broker, feeds, wanted)
 
-    def _open_events(self, feeds: Sequence[Feed]) -> EventHistory:
+    def _open_mqtt(
+        self, settings: MqttConfig, counted: Mapping[str, Sequence[str]], model: Mapping[str, Any]
+    ) -> Publisher:
+        pipeline = cast(LivePipeline, self._pipeline)
+        given = {"status": pipeline.status, "set_detecting": pipeline.set_detecting, **model}
+        return open_publisher("mqtt", settings=settings, cameras=counted, **given)
+
+    def _open_store(self) -> EventHistory:
         """Open what keeps events, and return the history; what happens in a file is kept in memory only."""
         events = self._config.events
         if self._live and events.path is not None:
             store = open_event_store(events.path, max_age_days=events.max_age_days, max_mb=events.max_mb)
-            self.names.append(store.name)
         else:
             store = open_event_store(**self._waiting)
             if events.path is not None:
                 logger.warning("events.path: what happens in a file is not history; it does not go to %s", events.path)
-        self._will_close(store)
-        for feed in feeds:
+        self._keep(store, named=self._live and events.path is not None)
+        for feed in self._feeds:
             feed.add_events(store)
-        if events.jsonl is not None:
-            lines = open_event_publisher("lines", path=events.jsonl, growth=self._growth, **self._waiting)
-            self._add(lines, feeds, events.jsonl_filter)
         return store.sink
+
+
+def _same(unit: Unit, other: Unit) -> bool:
+    return (unit.settings, unit.wanted) == (other.settings, other.wanted)
 
 
 def _close_together(publishers: Iterable[Any]) -> None:

@@ -46,6 +46,18 @@ class LivePipeline:
         self._arrived = threading.Condition()
         self._started_s = self._inference_beat_s = time.monotonic()
         self._warm = False
+        self._searching = threading.Lock()  # held while the detector works
+
+    @property
+    def detector(self) -> Detector:
+        """The one that searches now."""
+        return self._detector
+
+    def swap(self, detector: Detector) -> Detector:
+        """Search with this one from the next search on; return the one before, which is not used any more."""
+        with self._searching:
+            before, self._detector = self._detector, detector
+        return before
 
     @property
     def stats(self) -> PipelineStats:
@@ -143,10 +155,13 @@ class LivePipeline:
                 taken = self._next(_POLL_S)
                 if taken is not None:
                     feed, search = taken
-                    feed.hand_over(feed.detect(self._detector, search))
+                    with self._searching:
+                        inference = feed.detect(self._detector, search)
+                    feed.hand_over(inference)
                     self._warm = True
                 elif not self._warm and time.monotonic() - self._started_s > _WARM_UP_AFTER_S:
-                    self._detector.warm_up()
+                    with self._searching:
+                        self._detector.warm_up()
                     self._warm = True
                 self._inference_beat_s = time.monotonic()
         except BaseException as error:  # noqa: BLE001 - the main loop raises it

@@ -21,8 +21,7 @@ class Watchdog:
     """Looked through by the main thread, several times a second.
 
     Systemd gets a sign of life only while every stage that has work completes some: one that hangs has half of the time
-    that systemd waits, then it is named in the log, and systemd starts the service anew. The service is ready when it
-    `is_ready`: the model has run.
+    that systemd waits, then it is named in the log, and systemd starts the service anew.
 
     `beats` returns by stage when it last completed work, or had none, in seconds of the monotonic clock.
     """
@@ -31,12 +30,10 @@ class Watchdog:
         self,
         notifier: Notifier,
         beats: Callable[[], Mapping[str, float]],
-        is_ready: Callable[[], bool],
         status: Callable[[], ServiceStatus],
     ) -> None:
         self._notifier = notifier
         self._beats = beats
-        self._is_ready = is_ready
         self._status = status
         self._limit_s = LIMIT_S if notifier.watchdog_s is None else notifier.watchdog_s / 2
         self._alive_every_s = min(self._limit_s / 3, 10.0)
@@ -46,8 +43,14 @@ class Watchdog:
         self._hanging: set[str] = set()
         self._line = ""
 
-    def look(self) -> None:
-        """Look once."""
+    def reloading(self) -> None:
+        """Tell that new settings are taken, until the service is ready again."""
+        if self._ready:
+            self._ready = False
+            self._notifier.reloading()
+
+    def look(self, *, ready: bool) -> None:
+        """Look once; the service is `ready` when the model has run and its settings are taken."""
         now_s = time.monotonic()
         if now_s - self._looked_s > STOOD_STILL_S:
             self._awake_s = now_s
@@ -63,15 +66,15 @@ class Watchdog:
         if not hanging and now_s - self._alive_s >= self._alive_every_s:
             self._alive_s = now_s
             self._notifier.alive()
-        if now_s - self._told_s >= STATUS_S or (not self._ready and self._is_ready()):
+        if now_s - self._told_s >= STATUS_S or (ready and not self._ready):
             self._told_s = now_s
-            self._tell()
+            self._tell(ready)
 
-    def _tell(self) -> None:
+    def _tell(self, ready: bool) -> None:
         line = describe(self._status())
         if self._hanging:
             line = f"{', '.join(sorted(self._hanging))}: hangs; {line}"
-        if not self._ready and self._is_ready():
+        if ready and not self._ready:
             self._ready = True
             self._notifier.ready(line)
         elif line != self._line:

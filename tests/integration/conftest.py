@@ -1,4 +1,4 @@
-"""An RTSP camera for tests, and a network between it and us that can be cut."""
+"""The service for tests; an RTSP camera, and a network between it and us that can be cut."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.integration.services import Service, Told
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 _PROBE = (
@@ -157,3 +160,22 @@ class Relay:
         for gone in {end, other}:
             self._pairs.pop(gone, None)
             gone.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def run(settings: dict[str, Any], *arguments: str, **environment: str) -> Service:
+        services.append(Service(tmp_path, settings, *arguments, **environment))
+        return services[-1]
+
+    yield run
+    for service in services:
+        service.kill()
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Told]:
+    with closing(Told(tmp_path / "notify")) as listening:
+        yield listening

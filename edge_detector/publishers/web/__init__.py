@@ -101,7 +101,7 @@ class WebPublisher:
             videos or {},
             recordings,
         )
-        self._hubs = hubs
+        self._hubs, self._site = hubs, site
         self._newest: dict[str, FrameResult] = {}  # of each camera, for the loop to take
         self._lock = threading.Lock()
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()
@@ -137,6 +137,10 @@ class WebPublisher:
             self._newest[result.camera] = result
         if not waits:
             self._loop.call_soon_threadsafe(self._announce, result.camera)
+
+    def show(self, model_name: str, settings: Mapping[str, Any]) -> None:
+        """Show this model and these settings from now on; from any thread."""
+        self._site.model_name, self._site.settings = model_name, settings
 
     def close(self) -> None:
         """Send all viewers away and free the port."""

@@ -14,9 +14,9 @@ from edge_detector.publishers.web.hub import FrameHub
 from edge_detector.runtime.metrics import ServiceStatus
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Site:
-    """What the pages are about, and their limits; see `WebPublisher`."""
+    """What the pages are about, and their limits; see `WebPublisher`. A reload changes `model_name` and `settings`."""
 
     hubs: Mapping[str, FrameHub]  # by camera
     labels: Sequence[str]

@@ -99,13 +99,13 @@ def test_sign_of_life_only_while_all_stages_work(
     caplog.set_level("INFO")
     beats = {"camera front": time.monotonic(), "inference": time.monotonic()}
     working = {"camera front", "inference"}
-    watchdog = Watchdog(notifier, lambda: beats, lambda: True, lambda: STATUS)
+    watchdog = Watchdog(notifier, lambda: beats, lambda: STATUS)
 
     def look_for(seconds: float) -> list[str]:
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             beats.update(dict.fromkeys(working, time.monotonic()))
-            watchdog.look()
+            watchdog.look(ready=True)
             time.sleep(0.02)
         return systemd.told()
 
@@ -128,11 +128,11 @@ def test_process_that_was_stopped_as_a_whole_gets_its_time_again(
 ) -> None:
     monkeypatch.setattr(watchdog_module, "STOOD_STILL_S", 0.3)
     began_s = time.monotonic()
-    watchdog = Watchdog(notifier, lambda: {"inference": began_s}, lambda: True, lambda: STATUS)
-    watchdog.look()
+    watchdog = Watchdog(notifier, lambda: {"inference": began_s}, lambda: STATUS)
+    watchdog.look(ready=True)
     time.sleep(0.5)  # as by SIGSTOP
     systemd.told()
-    watchdog.look()
+    watchdog.look(ready=True)
     assert "WATCHDOG=1" in systemd.told()
     assert not caplog.messages
 
@@ -141,16 +141,20 @@ def test_ready_is_said_once_and_the_state_when_it_changes(
     notifier: Notifier, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog_module, "STATUS_S", 0.0)
-    warm, now = [], [STATUS]
-    watchdog = Watchdog(notifier, dict, lambda: bool(warm), lambda: now[0])
-    watchdog.look()
-    watchdog.look()
-    warm.append(1)
-    watchdog.look()
-    watchdog.look()
+    now = [STATUS]
+    watchdog = Watchdog(notifier, dict, lambda: now[0])
+    watchdog.reloading()
+    watchdog.look(ready=False)
+    watchdog.look(ready=False)
+    watchdog.look(ready=True)
+    watchdog.look(ready=True)
     now[0] = ServiceStatus(DetectorStatus("tiny", "x", "edgetpu", "cpu", "fallback"), STATUS.process)
-    watchdog.look()
+    watchdog.look(ready=True)
     line = "0 of 0 cameras live, 0.0 pictures/s, 0.0 inferences/s on cpu"
-    told = [message for message in systemd.told() if message != "WATCHDOG=1"]
-    assert told == [f"STATUS={line}", f"READY=1\nSTATUS={line}", f"STATUS={line} in place of edgetpu"]
+    watchdog.reloading()
+    watchdog.look(ready=False)
+    watchdog.look(ready=True)
+    told = [message.partition("\nMONOTONIC")[0] for message in systemd.told() if message != "WATCHDOG=1"]
+    assert told[:3] == [f"STATUS={line}", f"READY=1\nSTATUS={line}", f"STATUS={line} in place of edgetpu"]
+    assert told[3:] == ["RELOADING=1", f"READY=1\nSTATUS={line} in place of edgetpu"]
     assert describe(now[0]).endswith("in place of edgetpu")
