@@ -40,6 +40,7 @@ from edge_detector.sources import Source
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 1.0  # in which what is live must end
+RELOAD_S = 0.3  # in which a reload must end, if all is to be closed
 FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 ALL = SinkFilterConfig()
@@ -154,8 +155,9 @@ class Outputs:
 
     def close(self) -> None:
         """Close all."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
+        if self._lock.acquire(timeout=RELOAD_S):  # else a reload hangs in opening a sink, which is left behind
+            self._lock.release()
         self._stack.close()
 
     def _open_unit(self, key: str, unit: Unit) -> None:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.2  # how soon every thread notices that it shall stop
 _READ_AHEAD = 2  # decoded frames that wait for inference in file mode
 _JOIN_TIMEOUT_S = 0.8  # a slow inference may last longer: its thread is left behind
-_REPORT_PERIOD_S = 60.0
+_REPORT_AFTER_S, _REPORT_PERIOD_S = 60.0, 3600.0  # for months: page, metrics and systemd tell more
 _WARM_UP_AFTER_S = 3.0  # without anything to search
 
 
@@ -102,7 +102,7 @@ class LivePipeline:
             for feed in self.feeds.values():
                 on_exit.enter_context(_thread(f"feed of {feed.name}", self._ended, self._run_feed, feed))
             on_exit.enter_context(_thread("inference", self._ended, self._run_inference))
-            report_s = time.monotonic() + _REPORT_PERIOD_S
+            report_s = time.monotonic() + _REPORT_AFTER_S
             while not self._stopping() and (now_s := time.monotonic()) < deadline_s:
                 self._stop.wait(min(_POLL_S, deadline_s - now_s))
                 on_turn()
