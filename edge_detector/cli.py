@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from edge_detector import __version__
+from edge_detector import __version__, logs
 from edge_detector.errors import EdgeDetectorError, SourceError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def options(
     """Finds people in pictures, video and live cameras, on small computers."""
     handler = _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    logs.set_up(logging.DEBUG if verbose else logging.INFO, handler)
 
 
 @app.command()
@@ -242,7 +242,11 @@ def main() -> None:
         logger.debug("", exc_info=error)
         if isinstance(error.__cause__, BrokenPipeError):
             _exit(BROKEN_PIPE)
-        print(f"edge-detector: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        if logs.is_journal():
+            logger.error("%s", line)
+        else:
+            print(f"edge-detector: error: {line}", file=sys.stderr)
         _exit(error.exit_code)
     except SystemExit as end:
         _exit(end.code)
@@ -264,10 +268,17 @@ class _ConsoleHandler(logging.Handler):
     """Logs above the progress bar, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _say(self.format(record))
+        _print(self.format(record))
 
 
 def _say(line: str) -> None:
+    if logs.is_journal():
+        logger.info("%s", line)
+    else:
+        _print(line)
+
+
+def _print(line: str) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 

@@ -154,7 +154,8 @@ class QueuedEvents(Generic[Sink]):
         now = time.monotonic()
         if now - self._reported_at >= REPORT_PERIOD_S:
             self._reported_at = now
-            logger.warning("%s does not take events fast enough: %d dropped so far", self.name, self.dropped)
+            told = "%s does not take events fast enough: %d dropped so far"
+            logger.warning(told, self.name, self.dropped, extra={"sink": self.name})
 
     def _run(self) -> None:
         while self._take():

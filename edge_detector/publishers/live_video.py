@@ -59,7 +59,7 @@ class LiveVideo:
         self._takers: list[_Taker] = []
         self._keyframe_wanted = False
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
         self._encoder: H264Encoder | None = None  # of the thread alone, as what follows
         self._size_wh = (0, 0)
         self._keyframe_s = -math.inf
@@ -167,7 +167,7 @@ class LiveVideo:
                 self._encoder_name = "libx264"
             if not self._failing:
                 self._failing = True
-                logger.error("%s: %s; it is tried again every %g s", self.name, error, RETRY_S)
+                logger.warning("%s: %s; it is tried again every %g s", self.name, error, RETRY_S)
             return
         if self._failing:
             self._failing = False

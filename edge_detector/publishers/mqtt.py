@@ -78,6 +78,7 @@ class MqttPublisher:
             PublishError: a certificate or key cannot be used.
         """
         self.name = f"mqtt://{settings.host}:{settings.port}"
+        self._field = {"sink": self.name}  # of what is logged on the client's thread
         self._settings = settings
         self._prefix = settings.topic_prefix
         self._node = slug(settings.client_id or f"edge_detector-{socket.gethostname()}{_hardware()}")
@@ -220,7 +221,7 @@ class MqttPublisher:
             self._changed.notify_all()
         self._failing = False
         if self._short_stays < 3:
-            logger.info("%s: connected", self.name)
+            logger.info("%s: connected", self.name, extra=self._field)
 
     def _on_disconnect(
         self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
@@ -238,11 +239,12 @@ class MqttPublisher:
         if self._short_stays < 3:
             self._lose(str(reason))
         elif self._short_stays == 3:
-            logger.warning("%s sends us away again and again; is mqtt.client_id of this device alone?", self.name)
+            told = "%s sends us away again and again; is mqtt.client_id of this device alone?"
+            logger.warning(told, self.name, extra=self._field)
 
     def _lose(self, why: str) -> None:
         if not self._failing:
-            logger.warning("%s: %s; trying again until it answers", self.name, why)
+            logger.warning("%s: %s; trying again until it answers", self.name, why, extra=self._field)
         self._failing = True
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:

@@ -45,7 +45,7 @@ class RtspPush:
         self._away = False
         self._began_s = math.inf  # when the server began to take what is sent
         self._client: RtspClient | None = None
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -183,7 +183,8 @@ class QueuedPublisher:
         now = time.monotonic()
         if now - self._reported_at >= REPORT_PERIOD_S:
             self._reported_at = now
-            logger.warning("%s is slower than the source: %d results dropped so far", self.name, self.dropped)
+            told = "%s is slower than the source: %d results dropped so far"
+            logger.warning(told, self.name, self.dropped, extra={"sink": self.name})
 
     def _run(self) -> None:
         try:

@@ -142,7 +142,8 @@ class Feed:
     @detecting.setter
     def detecting(self, on: bool) -> None:
         if on != self._detecting:
-            logger.info("%s: detection is %s", self.name, "on again" if on else "paused")
+            told = "on again" if on else "paused"
+            logger.info("%s: detection is %s", self.name, told, extra={"camera": self.name})
         self._detecting = on
 
     def read(self, timeout_s: float) -> Frame | None:
@@ -328,7 +329,7 @@ class Feed:
             self.stats.publish_errors += 1
             if name not in self._failing:
                 self._failing.add(name)
-                logger.error("%s: %s (further errors of it are only counted)", name, error)
+                logger.error("%s: %s (further errors of it are only counted)", name, error, extra={"sink": name})
 
     def status(self) -> CameraStatus:
         """Return how it is."""

@@ -129,6 +129,7 @@ class LivePipeline:
             logger.info(
                 "%s: %s, camera %.1f fps, inference %.1f fps; in all %d taken, %d left out, %d not published",
                 *(feed.name, status.state, *rates, *counts),
+                extra={"camera": feed.name},
             )
 
     def _run_feed(self, feed: Feed) -> None:

@@ -142,20 +142,20 @@ class LiveSource:
         pause_s *= random.uniform(1 - _JITTER, 1 + _JITTER)
         self._attempts += 1
         self._retry_at = time.monotonic() + pause_s
-        self._suffer(error, f"trying again in {pause_s:.1f} s")
+        self._suffer(error, "trying again in %.1f s", pause_s)
         if self._health.abandoned >= recovery.max_abandoned:
             self._retry_at = math.inf
             self._change(state="failed", since=time.monotonic())
             logger.error("%s: %d calls hang; only a new start of the program helps", self.name, recovery.max_abandoned)
 
-    def _suffer(self, error: SourceError, next_step: str) -> None:
+    def _suffer(self, error: SourceError, next_step: str, *numbers: float) -> None:
         """Note an outage and say so: when it begins, when its cause changes, and now and then."""
         now_s = time.monotonic()
         if self._outage_since is None:
             self._outage_since = self._last_s
         if str(error) != self._health.error or now_s - self._logged_s >= _LOG_PERIOD_S:
             self._logged_s = now_s
-            logger.warning("%s; %s", error, next_step)
+            logger.warning(f"%s; {next_step}", error, *numbers)  # noqa: G004 - numbers apart, so that repeats are known
         self._change(state="reconnecting", since=self._outage_since, error=str(error))
 
     def _watch(self, reader: _Reader) -> None:
