@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from edge_detector import __version__, logs
-from edge_detector.errors import EdgeDetectorError, SourceError
+from edge_detector.errors import ConfigFileError, EdgeDetectorError, SourceError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_detector.config import Config
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+SETTINGS = Path("/etc/edge-detector/edge-detector.yaml")
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 app = typer.Typer(
@@ -152,6 +153,28 @@ def password() -> None:
 
 
 @app.command()
+def check(
+    config: Annotated[Path, typer.Argument(metavar="[FILE]", help="Settings.")] = SETTINGS,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of all settings instead.")] = False,
+) -> None:
+    """Check a file of settings, and say all that is wrong with it, with line numbers."""
+    from edge_detector.config import Config
+    from edge_detector.runtime.check import check_file
+
+    if schema:
+        print(json.dumps(Config.model_json_schema(), indent=2))
+        return
+    try:
+        summary, unchecked = check_file(config)
+    except ConfigFileError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+    for line in unchecked:
+        _say(line)
+    print(summary)
+
+
+@app.command()
 def models() -> None:
     """List the models that are shipped."""
     from rich.table import Table
@@ -242,11 +265,11 @@ def main() -> None:
         logger.debug("", exc_info=error)
         if isinstance(error.__cause__, BrokenPipeError):
             _exit(BROKEN_PIPE)
-        line = " ".join(str(error).split())
         if logs.is_journal():
-            logger.error("%s", line)
+            for line in error.lines if isinstance(error, ConfigFileError) else [str(error)]:
+                logger.error("%s", " ".join(line.split()))
         else:
-            print(f"edge-detector: error: {line}", file=sys.stderr)
+            print(f"edge-detector: error: {' '.join(str(error).split())}", file=sys.stderr)
         _exit(error.exit_code)
     except SystemExit as end:
         _exit(end.code)

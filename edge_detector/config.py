@@ -7,10 +7,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from edge_detector.config_checks import together_errors
+from edge_detector.config_checks import ConfigMistakes, together_errors
+from edge_detector.config_file import ConfigFile, read_config_file, shown_key, unknown_key
 from edge_detector.errors import ConfigError
 from edge_detector.frame import parse_size
 from edge_detector.object_config import (
@@ -158,7 +158,7 @@ class Config(Part):
     @model_validator(mode="after")
     def _check_together(self) -> Config:
         if self.source is not None and self.cameras:
-            raise ValueError("give either source or cameras")
+            raise ValueError("cameras: give either source or cameras")
         if len(self.cameras) > 1 and self.output.video is not None and "{camera}" not in self.output.video:
             raise ValueError("output.video: of several cameras, write {camera} where its name shall stand")
         if len(self.cameras) > 1 and self.stream.rtsp_push is not None and "{camera}" not in self.stream.rtsp_push:
@@ -169,7 +169,7 @@ class Config(Part):
         closed = None if self.http is None else self.web.opens_to(parse_address(self.http)[0])
         wrong += [] if closed is None else [f"http: {closed}"]
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise ConfigMistakes(wrong)
         return self
 
     @property
@@ -190,20 +190,28 @@ def load_config(path: Path) -> Config:
     """Read a YAML file.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML, or has a key that is unknown or out of range.
+        ConfigFileError: the file cannot be read, is no YAML, or has a key that is unknown, out of range or there twice.
     """
+    return read_config(read_config_file(path))
+
+
+def read_config(file: ConfigFile, missing: set[str] | None = None) -> Config:
+    """Return the settings in a file; secrets that are nowhere are added to `missing`, or without it an error.
+
+    Raises:
+        ConfigFileError: a key is unknown, out of range or there twice; the message has the lines and paths of all.
+    """
+    mistakes = list(file.twice)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a password
-        where = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        quoted = re.compile(r"""'[^']*'|"[^"]*\"""")
-        problem = quoted.sub(lambda text: text[0] if len(text[0]) < 4 else "…", error.problem or "")
-        raise ConfigError(f"{path}: not valid YAML{where}: {problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse_config({} if content is None else content, str(path))
+        config = Config.model_validate(file.content, context=None if missing is None else {"missing": missing})
+    except ValidationError as error:
+        for item in error.errors():
+            for told in _explain(item):
+                mistakes.append((file.line_of(item["loc"]) or file.line_of_message(told), told))
+        raise file.error(mistakes) from error
+    if mistakes:
+        raise file.error(mistakes)
+    return config
 
 
 def parse_config(content: Any, name: str) -> Config:
@@ -215,31 +223,28 @@ def parse_config(content: Any, name: str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{name}: {_explain(item)}" for item in error.errors())) from error
+        told = [f"{name}: {text}" for item in error.errors() for text in _explain(item)]
+        raise ConfigError("; ".join(told)) from error
 
 
-def _explain(item: Any) -> str:
-    key = ".".join(_shown(part) for part in item["loc"] if part != "[key]")
+def _explain(item: Any) -> list[str]:
+    """Return what is wrong, each with its path and without what may be secret."""
+    key = ".".join(shown_key(part) for part in item["loc"] if part != "[key]")
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key; known here: {', '.join(_known_keys(item['loc'][:-1]))}"
+        return [f"{key}: {unknown_key(item['loc'][-1], _known_keys(item['loc'][:-1]))}"]
     if item["type"] in ("model_type", "model_attributes_type"):
         given = "a text" if isinstance(item["input"], str) else "a list or a value"  # which may be a secret
-        return f"{key or '(top level)'}: must hold keys and values, not {given}"
-    message = item["msg"].removeprefix("Value error, ")
-    if not key:
-        return str(message)  # it names the keys itself
+        return [f"{key or '(top level)'}: must hold keys and values, not {given}"]
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not key:  # messages name the keys themselves
+        error = item.get("ctx", {}).get("error")
+        return list(error.messages) if isinstance(error, ConfigMistakes) else [message]
     may_be_secret = (
         "…" in key or key.endswith(SECRET_KEYS) or key.startswith(("webhooks", "sinks", "mqtt.host", "web.users"))
     )
     if may_be_secret or not isinstance(item["input"], bool | int | float | str | None):
-        return f"{key}: {message}"
-    return f"{key}: {message}, got {item['input']!r}"
-
-
-def _shown(part: str | int) -> str:
-    """Return a key as far as it is one: where the colon or the blank after it is forgotten, a value hangs on to it."""
-    word = re.match(r"[\w-]*", str(part))
-    return str(part) if word is None or word[0] == str(part) else f"{word[0]}…"
+        return [f"{key}: {message}"]
+    return [f"{key}: {message}, got {item['input']!r}"]
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:

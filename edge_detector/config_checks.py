@@ -20,16 +20,33 @@ if TYPE_CHECKING:
     from edge_detector.object_config import RuleConfig
 
 
+class ConfigMistakes(ValueError):  # noqa: N818 - named as one reads it
+    """Several mistakes at once; each of the `messages` begins with the path of its key."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("; ".join(messages))
+        self.messages = tuple(messages)
+
+
 def check_labels(config: Config, labels: Sequence[str]) -> None:
     """Check that the model knows all labels that the settings name.
 
     Raises:
         ConfigError: it does not; the message names the keys' paths and the labels of the model.
     """
-    unknown = [f"{path}: {label!r}" for path, label in _labels(config) if label not in labels]
+    unknown = [f"{path}: {label!r}" for path, label in unknown_labels(config, labels)]
     if unknown:
-        known = ", ".join(label for label in labels if label != UNUSED)
-        raise ConfigError(f"{'; '.join(unknown)}: no label of the model, which knows: {known}")
+        raise ConfigError(f"{'; '.join(unknown)}: no label of the model, which knows: {known_labels(labels)}")
+
+
+def unknown_labels(config: Config, labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the labels that the settings name and the model does not have, each with the path of its key."""
+    return [(path, label) for path, label in _labels(config) if label not in labels]
+
+
+def known_labels(labels: Sequence[str]) -> str:
+    """Return the labels of a model, for a message."""
+    return ", ".join(label for label in labels if label != UNUSED)
 
 
 def check_coordinates(config: Config, camera: str, size_wh: tuple[int, int]) -> None:

@@ -1,5 +1,9 @@
 """Errors that reach the user: one root, one exit code per cause (the numbers are sysexits.h's)."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class EdgeDetectorError(Exception):
     """Root of all errors of this package; the message says what is wrong and what to do next."""
@@ -11,6 +15,14 @@ class ConfigError(EdgeDetectorError):
     """A setting is missing, unknown or out of range; restarting will not help."""
 
     exit_code = 78  # EX_CONFIG
+
+
+class ConfigFileError(ConfigError):
+    """What is wrong in a file of settings; `lines` has each mistake by itself, as FILE:LINE: KEY: MESSAGE."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = tuple(lines)
 
 
 class ModelError(EdgeDetectorError):

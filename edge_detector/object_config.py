@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from edge_detector.tracking.polygons import Points, parse_line, parse_polygon
 
@@ -46,11 +55,19 @@ def _check_name(text: str) -> str:
     return text
 
 
+_Spelled = str | list[float] | list[str] | list[list[float]]  # points, as `parse_points` takes them
+
+
+def _schema_of(spelled: Any) -> WithJsonSchema:
+    """Return the schema, for editors, of what is written in the file."""
+    return WithJsonSchema(TypeAdapter(spelled).json_schema())
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
-Polygon = Annotated[Points, BeforeValidator(parse_polygon)]
-Line = Annotated[Points, BeforeValidator(parse_line)]
-Mask = Annotated[list[Polygon], BeforeValidator(_one_or_more)]
-Labels = Annotated[list[str], BeforeValidator(_one_or_more)]
+Polygon = Annotated[Points, BeforeValidator(parse_polygon), _schema_of(_Spelled)]
+Line = Annotated[Points, BeforeValidator(parse_line), _schema_of(_Spelled)]
+Mask = Annotated[list[Polygon], BeforeValidator(_one_or_more), _schema_of(list[_Spelled] | _Spelled | None)]
+Labels = Annotated[list[str], BeforeValidator(_one_or_more), _schema_of(list[str] | str | None)]
 Period = Annotated[str, AfterValidator(_check_period)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -61,7 +78,7 @@ Count = Annotated[int, Field(ge=1)]
 class Part(BaseModel):
     """A block of settings: immutable, typed strictly, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class TrackingConfig(Part):

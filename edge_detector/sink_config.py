@@ -5,23 +5,57 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from edge_detector.object_config import Count, Fraction, Labels, NotNegative, Part, Positive
 
+_SECRET = re.compile(r"\{(EDGE_DETECTOR_[A-Z0-9_]+)\}")
 
-def _with_secrets(text: str) -> str:
-    """Return `text` with `{EDGE_DETECTOR_NAME}` replaced by that environment variable."""
+
+def _with_secrets(text: str, info: ValidationInfo) -> str:
+    """Return `text` with `{EDGE_DETECTOR_NAME}` replaced by what `_secret` gives.
+
+    What is missing is an error, unless the context has a set "missing" for its names: then it stays as it is.
+    """
 
     def value_of(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise ValueError(f"the environment has no {match[1]}; set it, for example in EnvironmentFile= of systemd")
-        return os.environ[match[1]]
+        secret = _secret(match[1])
+        if secret is not None:
+            return secret
+        if info.context is not None:
+            info.context["missing"].add(match[1])
+            return match[0]
+        raise ValueError(
+            f"the environment has no {match[1]}, and systemd gives no credential of this name; set it, for example in "
+            f"EnvironmentFile= or with LoadCredential={match[1]}:/some/file"
+        )
 
-    return re.sub(r"\{(EDGE_DETECTOR_[A-Z0-9_]+)\}", value_of, text)
+    return _SECRET.sub(value_of, text)
+
+
+def _secret(name: str) -> str | None:
+    """Return that environment variable, else that credential of systemd, else None."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if name in os.environ or not folder:
+        return os.environ.get(name)
+    try:
+        return Path(folder, name).read_text(encoding="utf-8").removesuffix("\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"the credential {name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"the credential {name} is no text in UTF-8") from None
+
+
+def known(check: Callable[[str], str]) -> AfterValidator:
+    """Return what checks a text that may be secret, if it is known here; see `_with_secrets`."""
+    return AfterValidator(lambda text: text if _SECRET.search(text) else check(text))
 
 
 def _check_topic(text: str) -> str:
@@ -222,8 +256,8 @@ class WebhookConfig(SinkFilterConfig):
         timeout_s: for an answer.
     """
 
-    url: Annotated[Secret, AfterValidator(_check_url)]
-    secret: Annotated[Secret, Field(min_length=1), AfterValidator(_check_secret)] | None = None
+    url: Annotated[Secret, known(_check_url)]
+    secret: Annotated[Secret, Field(min_length=1), known(_check_secret)] | None = None
     kinds: Annotated[list[Kind], Field(min_length=1)] = Field(default_factory=_usual_kinds)
     snapshot: bool = False
     timeout_s: Positive = 5.0

@@ -6,10 +6,10 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from edge_detector.object_config import Part
-from edge_detector.sink_config import Secret
+from edge_detector.sink_config import Secret, known
 
 
 def _check_rtsp(text: str) -> str:
@@ -36,7 +36,7 @@ class StreamConfig(Part):
     """
 
     webrtc: bool = False
-    rtsp_push: Annotated[Secret, AfterValidator(_check_rtsp)] | None = None
+    rtsp_push: Annotated[Secret, known(_check_rtsp)] | None = None
     fps: Annotated[float, Field(ge=1, le=60)] = 15.0
     bitrate_kbps: Annotated[int, Field(ge=50, le=50_000)] = 2000
     max_width: Annotated[int, Field(ge=16, le=16_384)] | None = None

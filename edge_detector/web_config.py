@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from edge_detector.object_config import Count, Name, Part, Positive
 from edge_detector.passwords import check_password
-from edge_detector.sink_config import Secret
+from edge_detector.sink_config import Secret, known
 
 
 def is_loopback(host: str) -> bool:
@@ -39,7 +39,7 @@ def _check_token(text: str) -> str:
     return text
 
 
-PasswordHash = Annotated[Secret, AfterValidator(_check_hash)]
+PasswordHash = Annotated[Secret, known(_check_hash)]
 HostName = Annotated[str, AfterValidator(_check_name)]
 
 
@@ -58,7 +58,7 @@ class WebConfig(Part):
     """
 
     users: dict[Name, PasswordHash] = Field(default_factory=dict)
-    token: Annotated[Secret, AfterValidator(_check_token)] | None = None
+    token: Annotated[Secret, known(_check_token)] | None = None
     insecure: bool = False
     hosts: list[HostName] = Field(default_factory=list)
     tls_cert: str | None = None

@@ -19,7 +19,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("errors", "events", "frame", "detections", "quantization", "abandoned", "passwords", "logs")),
     (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets")),
     (2, ("manifest_rules", "preprocess", "postprocess", "tracking", "runtime.mailbox", "runtime.metrics")),
-    (2, ("object_config", "sink_config", "stream_config", "web_config", "config_checks")),
+    (2, ("object_config", "sink_config", "stream_config", "web_config", "config_checks", "config_file")),
     (3, ("sources.camera", "sources", "backends", "publishers", "overlay_shapes", "overlay", "jpeg")),
     (5, ("loader", "detector", "runtime.pipeline", "runtime.feed", "runtime.process")),
     (6, ("runtime", "cli", "commands", "__main__", "")),

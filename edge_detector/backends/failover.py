@@ -252,7 +252,7 @@ def open_device(
     compiled = options.edgetpu_model or cpu_model.with_name(f"{cpu_model.stem}_edgetpu.tflite")
     if kind == "cpu" or (kind == "auto" and options.edgetpu_model is None and not compiled.is_file()):
         return open_backend(cpu_model, num_threads, runtime)
-    _check_twins(cpu_model, compiled)
+    check_twins(cpu_model, compiled)
     return FailoverBackend(
         lambda stopped: EdgeTpuBackend(
             compiled,
@@ -270,7 +270,7 @@ def open_device(
     )
 
 
-def _check_twins(cpu_model: Path, compiled: Path) -> None:
+def check_twins(cpu_model: Path, compiled: Path) -> None:
     """Check before anything runs that the two files hold the same model, for the CPU and compiled.
 
     Raises:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -172,6 +173,19 @@ def open_sink(kind: str, options: Mapping[str, Any], offered: Mapping[str, Any])
         ConfigError: there is no such kind, or it does not take these options; the message does not show their values.
         PublishError: what it needs cannot be used.
     """
+    opener = bind_sink(kind, options, offered)
+    try:
+        return opener()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"options of {kind}: a value is of the wrong kind ({type(error).__name__})") from error
+
+
+def bind_sink(kind: str, options: Mapping[str, Any], offered: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return what opens a sink, see `open_sink`; nothing is opened yet.
+
+    Raises:
+        ConfigError: there is no such kind, or it does not take these options.
+    """
     opener = _find(SINKS, kind)
     takes = inspect.signature(opener)
     own = [key for key in takes.parameters if key not in offered]
@@ -180,10 +194,7 @@ def open_sink(kind: str, options: Mapping[str, Any], offered: Mapping[str, Any])
         takes.bind(**arguments, **options)
     except TypeError as error:
         raise ConfigError(f"options of {kind}: {error}; it takes {', '.join(own)}") from error
-    try:
-        return opener(**arguments, **options)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"options of {kind}: a value is of the wrong kind ({type(error).__name__})") from error
+    return partial(opener, **arguments, **options)
 
 
 def _open(table: Mapping[str, str], kind: str, settings: Mapping[str, Any]) -> Any:

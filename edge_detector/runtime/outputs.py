@@ -44,6 +44,7 @@ RELOAD_S = 0.3  # in which a reload must end, if all is to be closed
 FEW_LABELS = 10  # so many are told to MQTT from the start, of a model with more those that are seen
 USUAL_FPS = 25.0  # of a video, where the source does not state its rate
 ALL = SinkFilterConfig()
+OFFERED = ("labels", "model_name", "lossless", "stop", "overlay", "growth")  # to the sinks under `sinks`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,8 +262,9 @@ class Outputs:
 
     def _open_sink(self, name: str, sink: SinkConfig, given: Mapping[str, Any]) -> Any:
         """Open a sink of any kind."""
+        known = {**given, **self._waiting, "overlay": self._overlay}
         try:
-            return open_sink(sink.kind, sink.options, {**given, **self._waiting, "overlay": self._overlay})
+            return open_sink(sink.kind, sink.options, {key: known[key] for key in OFFERED})
         except ConfigError as error:
             raise ConfigError(f"sinks.{name}: {error}") from error
 

@@ -111,8 +111,9 @@ def run_service(
             notifier.stopping("stopping")
 
 
-def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, stop: threading.Event) -> Source:
-    options = CaptureOptions(
+def capture_options(camera: CameraConfig) -> CaptureOptions:
+    """Return how a camera takes pictures, as the settings say."""
+    return CaptureOptions(
         size_wh=None if camera.size is None else parse_size(camera.size),
         fps=camera.fps,
         pixel_format=camera.format,
@@ -121,7 +122,15 @@ def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, sto
         timeout_s=camera.stall_s,
         controls=camera.controls,
     )
+
+
+def _open_camera(camera: CameraConfig, required: bool, fallback: str | None, stop: threading.Event) -> Source:
     recovery = Recovery(grab_s=camera.stall_s + HANGS_AFTER_S, frozen_s=camera.frozen_s, give_up_s=camera.give_up_s)
     return open_source(
-        camera.source, options=options, recovery=recovery, required=required, fallback=fallback, stop=stop
+        camera.source,
+        options=capture_options(camera),
+        recovery=recovery,
+        required=required,
+        fallback=fallback,
+        stop=stop,
     )

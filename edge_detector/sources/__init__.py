@@ -133,8 +133,7 @@ def open_source(
             settings = (options, recovery, required) if scheme == "synthetic" else ()
             opened: Source = _resolve(_OTHERS[scheme])(address, *settings)
             return opened
-        if scheme not in _CAMERAS:
-            raise SourceError(f"{redact(uri)}: unknown kind of source {scheme!r}; give {_KNOWN}")
+        _check_scheme(uri, scheme)
         return _open_camera(scheme, address, options or CaptureOptions(), recovery, required, stop)
     except SourceError as error:
         if scheme != "auto" or fallback is None:
@@ -175,6 +174,28 @@ def _resolve(target: str) -> Callable[..., Any]:
     module, _, attribute = target.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), attribute)
     return function
+
+
+def _check_scheme(uri: str, scheme: str) -> None:
+    if scheme not in _OTHERS and scheme not in _CAMERAS:
+        raise SourceError(f"{redact(uri)}: unknown kind of source {scheme!r}; give {_KNOWN}")
+
+
+def check_source(uri: str, options: CaptureOptions) -> None:
+    """Check what can be checked of a source without opening it: its kind, files, and the settings of its query.
+
+    Raises:
+        SourceError: of an unknown kind, no such file, or a setting that is unknown or out of range.
+    """
+    scheme, address = _split(uri)
+    _check_scheme(uri, scheme)
+    if scheme == "images":
+        find_pictures(address)
+    elif scheme == "file" and not Path(address.removesuffix("?loop=1")).expanduser().is_file():
+        raise SourceError(f"{address}: no such file; check the path")
+    elif scheme in _CAMERAS and scheme not in _NETWORK:
+        address, _, query = address.partition("?")
+        parse_options(query, options, f"{scheme}://{address}")
 
 
 def local_files(uri: str) -> list[Path]:

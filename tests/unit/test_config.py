@@ -137,12 +137,15 @@ def test_empty_file_means_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle: {}", r"modle: unknown key; known here: source, cameras, model, http, web"),
+        ("modle: {}", r"modle: unknown key \(did you mean model\?\); known here: source, cameras, model, http, web"),
         (
             "model: {pth: x}",
-            r"model\.pth: unknown key; known here: path, edgetpu_path, device, fallback",
+            r"model\.pth: unknown key \(did you mean path\?\); known here: path, edgetpu_path, device, fallback",
         ),
-        ("cameras: {door: {sorce: x}}", r"cameras\.door\.sorce: unknown key; known here: source, size, fps"),
+        (
+            "cameras: {door: {sorce: x}}",
+            r"cameras\.door\.sorce: .* \(did you mean source\?\); known here: source, size",
+        ),
         ("cameras: {door: {size: big}}", r"cameras\.door\.size: give a size as WIDTHxHEIGHT.*got 'big'"),
         ("cameras: {front door: {}}", r"cameras\.front…: a name is made of letters, digits"),
         ("cameras: {a: {}, b: {}}\noutput: {video: x.mp4}", r"output\.video: of several cameras, write \{camera\}"),

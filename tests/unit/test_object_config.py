@@ -22,7 +22,7 @@ def settings(**keys: Any) -> Config:
     [
         (
             {"zones": {"door": {"coordinats": ""}}},
-            r"zones\.door\.coordinats: unknown key; known here: coordinates, objects",
+            r"zones\.door\.coordinats: unknown key \(did you mean coordinates\?\); known here: coordinates, objects",
         ),
         ({"zones": {"door": {}}}, r"zones\.door\.coordinates: Field required"),
         (
@@ -40,7 +40,7 @@ def settings(**keys: Any) -> Config:
         ),
         (
             {"cameras": {"a": {"zones": {"door": {"coords": 1}}}}},
-            r"cameras\.a\.zones\.door\.coords: unknown key; known.*iner",
+            r"cameras\.a\.zones\.door\.coords: unknown key \(did you mean coordinates\?\); known.*iner",
         ),
         (
             {"cameras": {"a": {"zones": {"door": {"coordinates": "x"}}}}},
@@ -48,7 +48,7 @@ def settings(**keys: Any) -> Config:
         ),
         (
             {"cameras": {"a": {"objects": {"filters": {"car": {"area": 1}}}}}},
-            r"car\.area: unknown key; known here: min_area",
+            r"car\.area: unknown key \(did you mean min_area\?\); known here: min_area",
         ),
         (
             {"objects": {"filters": {"car": {"min_area": 9, "max_area": 8}}}},
