@@ -175,7 +175,7 @@ class Config(Part):
     @property
     def feeds(self) -> dict[str, FeedConfig]:
         """The cameras by name, with the top level's blocks where they lack one; `source` alone is called "camera"."""
-        cameras = self.cameras or {"camera": CameraConfig(source=self.source or "auto")}
+        cameras = self.cameras or {"camera": CameraConfig.model_construct(source=self.source or "auto")}
         return {name: self._filled(camera) for name, camera in cameras.items()}
 
     def _filled(self, camera: CameraConfig) -> FeedConfig:

@@ -107,10 +107,10 @@ def _explain(error: Exception, text: str) -> tuple[int, str]:
     line, problem = 0, str(error)
     if isinstance(error, yaml.MarkedYAMLError):
         line = 0 if error.problem_mark is None else error.problem_mark.line + 1
-        problem = error.problem or ""
+        problem = (error.problem or "").replace(r"character '\t' that", "a tab: indent with blanks; it")
     elif isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        problem = f"a character that no text has, #x{ord(str(error.character)):04x}"
+        problem = f"a character that no text has, #x{error.character:04x}"
     quoted = re.compile(r"""'[^']*'|"[^"]*\"""")
     return line, quoted.sub(lambda found: found[0] if len(found[0]) < 4 else "…", " ".join(problem.split()))
 

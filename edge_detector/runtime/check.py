@@ -126,7 +126,7 @@ def _file_problem(path: Path) -> str | None:
         if path.is_dir():
             return f"{path} is a folder; give a file"
         if path.exists():
-            return None if os.access(path, os.W_OK) else f"{path} cannot be written to by this user"
+            return None if _may_write(path) else f"{path} cannot be written to by this user"
     except OSError as error:
         return f"{path}: {error.strerror}"
     return _folder_problem(path.parent, made=False)
@@ -140,7 +140,12 @@ def _folder_problem(path: Path, *, made: bool) -> str | None:
             return f"{there} is {'no folder' if there.exists() else 'not there; make this folder'}"
     except OSError as error:
         return f"{path}: {error.strerror}"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written to by this user"
+    return None if _may_write(there) else f"{there} cannot be written to by this user"
+
+
+def _may_write(path: Path) -> bool:
+    wanted = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return os.access(path, wanted, effective_ids=True)
 
 
 def _package_errors(config: Config) -> Iterator[str]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import re
+import traceback
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -33,11 +36,16 @@ def test_shipped_sample_states_every_key_with_its_default(repository: Path) -> N
 
 
 @pytest.fixture
-def examples(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def examples_text(repository: Path) -> str:
     """All examples that the sample holds as comments."""
-    monkeypatch.setenv("EDGE_DETECTOR_HOOK_SECRET", "a secret")
     text = (repository / "systemd" / "edge-detector.yaml").read_text(encoding="utf-8")
-    return load(tmp_path, "\n".join(line[1:] for line in text.splitlines() if re.match(r"#\w+:$|#  ", line)))
+    return "\n".join(line[1:] for line in text.splitlines() if re.match(r"#\w+:$|#  ", line))
+
+
+@pytest.fixture
+def examples(examples_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("EDGE_DETECTOR_HOOK_SECRET", "a secret")
+    return load(tmp_path, examples_text)
 
 
 def test_cameras_in_the_sample_are_valid_and_show_every_key(examples: Config) -> None:
@@ -121,6 +129,71 @@ def test_password_comes_from_the_environment_and_stays_out_of_messages(
     monkeypatch.delenv("EDGE_DETECTOR_PASSWORD")
     with pytest.raises(ConfigError, match="source: the environment has no EDGE_DETECTOR_PASSWORD"):
         load(tmp_path, text)
+
+
+def test_password_comes_from_a_credential_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGE_DETECTOR_PASSWORD", raising=False)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    credential = tmp_path / "EDGE_DETECTOR_PASSWORD"
+    hashed = hash_password("geheim")
+    for content, secret in (("s3cret", "s3cret"), ("s3cret\n", "s3cret"), (" s3 \n\n", " s3 \n")):
+        credential.write_text(content)
+        text = "source: 'rtsp://me:{EDGE_DETECTOR_PASSWORD}@h'\nmqtt: {user: u, password: '{EDGE_DETECTOR_PASSWORD}'}"
+        assert load(tmp_path, text).source == f"rtsp://me:{secret}@h"
+        assert load(tmp_path, text).mqtt.password == secret
+    credential.write_text(f"{hashed}\n")
+    web = load(tmp_path, "web: {token: '{EDGE_DETECTOR_PASSWORD}', users: {ada: '{EDGE_DETECTOR_PASSWORD}'}}").web
+    assert (web.token, web.users) == (hashed, {"ada": hashed})
+    monkeypatch.setenv("EDGE_DETECTOR_PASSWORD", "of the environment")
+    assert load(tmp_path, "mqtt: {user: '{EDGE_DETECTOR_PASSWORD}'}").mqtt.user == "of the environment"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            None,
+            r"2: mqtt\.user: the environment has no EDGE_DETECTOR_X, .* no credential .*LoadCredential=",
+        ),
+        (b"HIDDEN\xff", r"2: mqtt\.user: the credential EDGE_DETECTOR_X is no text in UTF-8"),
+        ("folder", r"2: mqtt\.user: the credential EDGE_DETECTOR_X cannot be read: Is a directory"),
+    ],
+)
+def test_credential_that_is_absent_or_unreadable_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | str | None, message: str
+) -> None:
+    monkeypatch.delenv("EDGE_DETECTOR_X", raising=False)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if isinstance(content, bytes):
+        (tmp_path / "EDGE_DETECTOR_X").write_bytes(content)
+    elif content is not None:
+        (tmp_path / "EDGE_DETECTOR_X").mkdir()
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, "mqtt:\n  user: '{EDGE_DETECTOR_X}'")
+    assert "HIDDEN" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_traceback_shows_no_secret(tmp_path: Path) -> None:
+    for text in ("mqtt: {port: x, password: HIDDEN", "mqtt: {user: u, password: [HIDDEN]}", "mqtt: {password: HIDDEN}"):
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path, text)
+        assert "HIDDEN" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_schema_for_editors_takes_the_sample_with_its_examples(repository: Path, examples_text: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
+    schema = json.loads(json.dumps(Config.model_json_schema()))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for text in ((repository / "systemd" / "edge-detector.yaml").read_text(encoding="utf-8"), examples_text):
+        assert list(validator.iter_errors(yaml.safe_load(text))) == []
+    spelled = ["0,0,1,0,1,1", [0, 0, 1, 0, 1, 1], ["0,0", "1,0", "1,1"], [[0, 0], [1, 0], [1, 1]]]
+    for coordinates in spelled:
+        zones = {"zones": {"a": {"coordinates": coordinates, "objects": "person"}}, "motion": {"mask": [coordinates]}}
+        assert list(validator.iter_errors(zones)) == []
+        assert Config.model_validate(zones).zones["a"].coordinates == ((0, 0), (1, 0), (1, 1))
+    for wrong in ({"modle": {}}, {"zones": {"a": {}}}, {"mqtt": {"port": 0}}, {"zones": {"a": {"coordinates": 1}}}):
+        assert len(list(validator.iter_errors(wrong))) == 1
 
 
 def test_address_to_push_to_takes_secrets_and_the_cameras_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
