@@ -151,8 +151,8 @@ class Repeats(logging.Handler):
     """Hands records to `target`; of what is the same within `window_s` seconds only the first, and then their number.
 
     The same are records of one logger, level, text and exception; numbers among the arguments may differ. The number
-    is told in one line when the window ends, by itself, and at the end of the program. Debugging is not counted, and of
-    notices `INFOS` are shown: what comes once a minute is no flood.
+    is told in one line when the window ends, by itself, and at the end of the program. All is shown of debugging and of
+    answers to somebody (`extra={"answer": True}`); of notices `INFOS` are, as what comes once a minute is no flood.
     """
 
     def __init__(self, target: logging.Handler, window_s: float = WINDOW_S) -> None:
@@ -163,7 +163,7 @@ class Repeats(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show the record or count it."""
-        if record.levelno <= logging.DEBUG:
+        if record.levelno <= logging.DEBUG or hasattr(record, "answer"):
             self._target.handle(record)
             return
         try:

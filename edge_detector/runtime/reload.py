@@ -21,6 +21,8 @@ from edge_detector.runtime.pipeline import LivePipeline
 
 logger = logging.getLogger(__name__)
 
+_ANSWER = {"answer": True}  # shown however often it is asked for
+
 JOIN_S = 0.5
 # What a camera is opened with; and what the whole service is built on.
 OF_CAMERAS = frozenset(
@@ -94,9 +96,9 @@ class Reloader:
         try:
             self._reload()
         except EdgeDetectorError as error:
-            logger.error("the new settings are not taken, all stays as it was: %s", error)
+            logger.error("the new settings are not taken, all stays as it was: %s", error, extra=_ANSWER)
         except Exception:
-            logger.exception("the new settings are not taken")
+            logger.exception("the new settings are not taken", extra=_ANSWER)
 
     def _reload(self) -> None:
         running = self._running
@@ -105,7 +107,7 @@ class Reloader:
         config = _with_fixed(old, new)
         if config != new:
             refused = set(_changes(config.model_dump(), new.model_dump()))
-            logger.warning("these settings need a new start: %s", ", ".join(sorted(refused)))
+            logger.warning("these settings need a new start: %s", ", ".join(sorted(refused)), extra=_ANSWER)
         pipeline = running.pipeline
         detector, files = self._new_detector(config.model)
         try:
@@ -121,7 +123,7 @@ class Reloader:
         self._apply(config, detector)
         running.config, running.model_files = config, files
         taken = sorted(changed - refused) + ([f"model {manifest.name}"] if detector is not None else [])
-        logger.info("new settings: %s", ", ".join(taken) or "no change")
+        logger.info("new settings: %s", ", ".join(taken) or "no change", extra=_ANSWER)
 
     def _new_detector(self, model: ModelConfig) -> tuple[Detector | None, Mapping[Path, float]]:
         """Return the model that the settings name, warm, or None where it is the one that runs; and its files.

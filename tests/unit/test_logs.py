@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from edge_detector import logs
+from edge_detector.detector import Detector
+from edge_detector.errors import EndOfStream, PublishError
+from edge_detector.frame import Frame, FrameResult
 from edge_detector.logs import INFOS, JournalHandler, Repeats
+from edge_detector.publishers.worker import QueuedPublisher
+from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.pipeline import LivePipeline
+from edge_detector.sources.synthetic import SyntheticSource
 
 Entry = dict[str, str]
 WARNING = logging.WARNING
@@ -136,6 +143,51 @@ def test_camera_and_sink_are_fields(
     make_handler().handle(record)
     entry = journal.read()
     assert {key: entry[key] for key in ("CAMERA", "SINK") if key in entry} == fields
+
+
+class Broken:
+    name = "udp://x"
+    uses_image = False
+
+    def write(self, result: FrameResult) -> bool:
+        raise OSError("network is away")
+
+    def finish(self, complete: bool) -> None:
+        pass
+
+
+@pytest.fixture
+def to_journal(make_handler: Callable[[], JournalHandler]) -> Iterator[None]:
+    package, handler = logging.getLogger("edge_detector"), make_handler()
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    yield
+    package.removeHandler(handler)
+    package.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("to_journal")
+def test_sink_is_known_by_the_thread_that_serves_it(journal: Journal, make_result: Callable[..., FrameResult]) -> None:
+    publisher = QueuedPublisher(Broken(), goes_on=True)
+    publisher.publish(make_result())
+    told = journal.read()
+    assert told["MESSAGE"] == "udp://x: network is away; it is tried again with what comes next"
+    assert told["SINK"] == "udp://x"
+    with pytest.raises(PublishError):
+        publisher.close()
+
+
+class Talker(SyntheticSource):
+    def read(self, timeout_s: float) -> Frame | None:
+        logging.getLogger("edge_detector.sources.x").warning("hangs")
+        raise EndOfStream
+
+
+@pytest.mark.usefixtures("to_journal")
+def test_camera_is_known_by_the_thread_that_reads_it(journal: Journal, color_detector: Callable[..., Detector]) -> None:
+    LivePipeline([Feed("front", Talker())], color_detector(), threading.Event()).run()
+    told = journal.read()
+    assert (told["MESSAGE"], told["CAMERA"]) == ("hangs", "front")
 
 
 def test_text_that_is_long_or_no_unicode_arrives(journal: Journal, make_handler: Callable[[], JournalHandler]) -> None:
@@ -260,7 +312,8 @@ def test_notices_that_come_now_and_then_are_all_shown_a_flood_is_not(shown: Show
     tell(repeats, *(a_record("%s: camera %.1f fps", "door", rate, level=logging.INFO) for rate in range(100)))
     assert shown.lines == [f"door: camera {rate:.1f} fps" for rate in range(INFOS)]
     tell(repeats, *(a_record("x", level=logging.DEBUG) for _ in range(9)))
-    assert shown.lines[INFOS:] == 9 * ["x"]
+    tell(repeats, *(a_record("x", level=logging.ERROR, extra={"answer": True}) for _ in range(9)))
+    assert shown.lines[INFOS:] == 18 * ["x"]
     repeats.close()
     assert shown.lines[-1] == f"door: camera 99.0 fps ({100 - INFOS} times more in 0 s)"
 
