@@ -343,7 +343,10 @@ def _same(unit: Unit, other: Unit) -> bool:
 
 def _close_together(publishers: Iterable[Any]) -> None:
     """Close all at the same time: one that hangs must not take the others' time, and is left behind in the end."""
-    threads = [threading.Thread(target=_close_or_warn, args=(one,), daemon=True) for one in publishers]
+    threads = [
+        threading.Thread(target=_close_or_warn, args=(one,), name=f"publish {one.name}", daemon=True)
+        for one in publishers
+    ]
     for thread in threads:
         thread.start()
     deadline_s = time.monotonic() + CLOSE_S

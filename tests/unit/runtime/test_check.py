@@ -107,6 +107,10 @@ def test_what_this_machine_lacks_is_told_with_its_line(settings: Path, text: str
         ("source: ftp://me:HIDDEN@host", "1: source: ftp://***@host: unknown kind of source 'ftp'"),
         ("cameras:\n  a: {source: absent.mp4}", "2: cameras.a.source: absent.mp4: no such file"),
         ("source: ./*.jpg", "1: source: "),
+        (
+            "cameras:\n  a:\n    size: 640x480\n    zones:\n      z: {coordinates: '0,0,700,0,700,400'}",
+            "5: cameras.a.zones.z.coordinates: ",
+        ),
         ("source: csi://0?rotation=45", "1: source: csi://0: rotation=45: "),
         ("model: {path: nonesuch}", "1: model.path: model 'nonesuch' is unknown"),
         ("model: {path: ./settings.yaml}", "1: model.path: settings.yaml: "),
