@@ -154,7 +154,7 @@ def password() -> None:
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(metavar="[FILE]", help="Settings.")] = SETTINGS,
+    config: Annotated[Path, typer.Argument(metavar="FILE", help="Settings.")] = SETTINGS,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of all settings instead.")] = False,
 ) -> None:
     """Check a file of settings, and say all that is wrong with it, with line numbers."""
@@ -164,13 +164,15 @@ def check(
     if schema:
         print(json.dumps(Config.model_json_schema(), indent=2))
         return
+    if not logger.isEnabledFor(logging.DEBUG):
+        logging.disable(logging.INFO)  # what the model says about itself
     try:
         summary, unchecked = check_file(config)
     except ConfigFileError as error:
         print("\n".join(error.lines), file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     for line in unchecked:
-        _say(line)
+        print(line, file=sys.stderr)
     print(summary)
 
 

@@ -14,7 +14,6 @@ from edge_detector.config import Config, ModelConfig, read_config
 from edge_detector.config_checks import known_labels, unknown_labels
 from edge_detector.config_file import read_config_file
 from edge_detector.errors import ConfigError, DelegateError, ModelError, PublishError, SourceError
-from edge_detector.loader import load_manifest
 from edge_detector.manifest import ModelManifest
 from edge_detector.publishers import bind_sink
 from edge_detector.publishers.web.certificate import Certificate
@@ -47,45 +46,40 @@ def check_file(path: Path) -> tuple[str, list[str]]:
     unchecked = []
     for number, line in enumerate(file.text.splitlines(), 1):
         named = sorted(name for name in missing if f"{{{name}}}" in line and not line.lstrip().startswith("#"))
-        unchecked += [f"{path}:{number}: {name} is not known here, and was not checked" for name in named]
+        unchecked += [
+            f"{path}:{number}: {name}: neither in this environment nor a credential, so not checked" for name in named
+        ]
     return f"{path}: ok\n" + "\n".join(f"  {line}" for line in _summary(config, manifest)), unchecked
 
 
 def _check_model(config: Config, mistakes: list[str]) -> ModelManifest | None:
     """Return the model's manifest, or None and add what is wrong with it, and with labels that it does not have."""
     model = config.model
-    try:
-        path = resolve_model(model.path)
-        manifest = load_manifest(path)
+    try:  # on the processor: a running service may have the device
+        with closing(open_detector(model.model_copy(update={"device": "cpu", "edgetpu_path": None}))) as detector:
+            manifest = detector.manifest
     except ModelError as error:
-        mistakes.append(f"model.path: {error}")
+        of_labels = model.labelmap_path is not None and "label" in str(error)
+        mistakes.append(f"model.{'labelmap_path' if of_labels else 'path'}: {error}")
         return None
-    try:
-        if model.labelmap_path is not None:
-            manifest = load_manifest(path, Path(model.labelmap_path))
-    except ModelError as error:
-        mistakes.append(f"model.labelmap_path: {error}")
+    except DelegateError as error:
+        mistakes.append(f"model.runtime: {error}")
         return None
-    mistakes += _device_errors(model, path)
+    mistakes += _device_errors(model)
     for key, label in unknown_labels(config, manifest.labels):
         mistakes.append(f"{key}: {label!r} is no label of the model, which knows: {known_labels(manifest.labels)}")
     return manifest
 
 
-def _device_errors(model: ModelConfig, path: Path) -> Iterator[str]:
+def _device_errors(model: ModelConfig) -> Iterator[str]:
+    if model.edgetpu_path is None and not model.device.startswith("edgetpu"):
+        return
+    path = resolve_model(model.path)
+    compiled = path.with_name(f"{path.stem}_edgetpu.tflite") if model.edgetpu_path is None else Path(model.edgetpu_path)
     try:
-        if model.edgetpu_path is not None or model.device.startswith("edgetpu"):
-            compiled = path.with_name(f"{path.stem}_edgetpu.tflite")
-            check_twins(path, compiled if model.edgetpu_path is None else Path(model.edgetpu_path))
+        check_twins(path, compiled)
     except ModelError as error:
         yield f"model.{'device' if model.edgetpu_path is None else 'edgetpu_path'}: {error}"
-    try:  # on the processor: a running service may have the device
-        with closing(open_detector(model.model_copy(update={"device": "cpu", "edgetpu_path": None}))):
-            pass
-    except ModelError as error:
-        yield f"model.path: {error}"
-    except DelegateError as error:
-        yield f"model.runtime: {error}"
 
 
 def _source_errors(config: Config) -> Iterator[str]:

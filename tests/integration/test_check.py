@@ -51,6 +51,9 @@ def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     result = call("check", "absent.yaml", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (EX_CONFIG, "")
     assert result.stderr == "absent.yaml: cannot be read: No such file or directory\n"
+
+
+def test_file_is_that_of_the_service_unless_another_is_named(tmp_path: Path) -> None:
     if Path("/etc/edge-detector/edge-detector.yaml").exists():
         pytest.skip("edge-detector is installed on this machine")
     assert call("check", cwd=tmp_path).stderr.startswith("/etc/edge-detector/edge-detector.yaml: cannot be read: ")
@@ -60,7 +63,10 @@ def test_secret_that_only_the_service_has_is_said_and_no_mistake(tmp_path: Path)
     (tmp_path / "mine.yaml").write_text('source: "rtsp://me:{EDGE_DETECTOR_PASSWORD}@host/1"\n')
     result = call("check", "mine.yaml", cwd=tmp_path)
     assert result.returncode == 0
-    assert "mine.yaml:1: EDGE_DETECTOR_PASSWORD is not known here, and was not checked\n" in result.stderr
+    assert (
+        "mine.yaml:1: EDGE_DETECTOR_PASSWORD: neither in this environment nor a credential, so not checked\n"
+        in result.stderr
+    )
     assert "  camera: camera (rtsp://***@host/1)\n" in result.stdout
 
 

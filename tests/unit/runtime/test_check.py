@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,9 @@ snapshots: {path: a/b}
     summary, unchecked = check_file(settings)
     assert summary.splitlines()[1] == "  cameras: front (rtsp://***@host/1), back (rtsp://***@host/2)"
     assert summary.splitlines()[3:] == ["  page: none", "  sinks: mqtt, snapshots, webhooks.phone, sinks.mine"]
-    assert unchecked == ["settings.yaml:4: EDGE_DETECTOR_PASSWORD is not known here, and was not checked"]
+    assert unchecked == [
+        "settings.yaml:4: EDGE_DETECTOR_PASSWORD: neither in this environment nor a credential, so not checked"
+    ]
     assert "HIDDEN" not in summary
     assert sorted(Path().iterdir()) == before  # nothing was made
 
@@ -124,6 +127,19 @@ def test_camera_or_model_that_cannot_be_is_told_with_its_line(settings: Path, te
     (line,) = mistakes(settings)
     assert line.startswith(told)
     assert "HIDDEN" not in line
+
+
+def test_labels_may_be_in_a_file_alone(settings: Path) -> None:
+    content = Path("detection_op.tflite").read_bytes()
+    with zipfile.ZipFile("detection_op.tflite") as appended:
+        start = min(entry.header_offset for entry in appended.infolist())
+    Path("bare.tflite").write_bytes(content[:start])
+    Path("labels.txt").write_text("otter\nfox\n")
+    settings.write_text("model:\n  path: ./bare.tflite\n  labelmap_path: labels.txt\nudp: {labels: [fox]}\n")
+    assert "bare, 64x64, 2 labels" in check_file(settings)[0]
+    Path("labels.txt").write_text("otter\n")
+    (line,) = mistakes(settings)
+    assert line.startswith("3: model.labelmap_path: ")
 
 
 def test_damaged_model_is_told(settings: Path) -> None:
