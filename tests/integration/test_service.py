@@ -193,8 +193,8 @@ def test_cameras_are_served_in_turn_and_one_that_is_away_does_not_stop_the_other
     }
     service = start({"cameras": cameras})
     status = service.wait_for_status(lambda status: status["cameras"]["slow"]["stats"]["inferred"] > 15)
-    assert 4 < status["cameras"]["slow"]["fps"]["inference"] < 6
-    assert status["cameras"]["fast"]["fps"]["inference"] > 20
+    assert status["cameras"]["slow"]["fps"]["inference"] < 6
+    assert status["cameras"]["fast"]["stats"]["inferred"] > 2 * status["cameras"]["slow"]["stats"]["inferred"]
     assert status["cameras"]["gone"]["state"] == "reconnecting"
     assert service.get("/api/detections?camera=fast")["width"] == 64
     assert service.get("/api/detections?camera=slow")["width"] == 96
