@@ -141,6 +141,7 @@ class Detector:
             state_s=time.monotonic() - max(health.since, self._opened_s),
             failures=health.failures,
             error=health.error,
+            causes=health.causes,
         )
 
     def close(self) -> None:

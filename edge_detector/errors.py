@@ -32,9 +32,13 @@ class ModelError(EdgeDetectorError):
 
 
 class DelegateError(EdgeDetectorError):
-    """An accelerator or the runtime that drives it is not available."""
+    """An accelerator or the runtime that drives it is not available; `cause` is "crash", "hang" or "error"."""
 
     exit_code = 69  # EX_UNAVAILABLE
+
+    def __init__(self, message: str, cause: str = "error") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class SourceError(EdgeDetectorError):

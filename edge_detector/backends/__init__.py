@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +30,7 @@ class DeviceHealth:
         failures: times that the wanted one failed.
         error: why it failed last, until it runs again.
         left_behind: processes that could not be ended.
+        causes: the failures by what they were: "crash", "hang" or "error".
     """
 
     wanted: str = "cpu"
@@ -38,6 +40,7 @@ class DeviceHealth:
     failures: int = 0
     error: str | None = None
     left_behind: int = 0
+    causes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

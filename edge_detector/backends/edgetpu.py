@@ -234,7 +234,7 @@ class _Child:
                 raise Interrupted(f"{self._words['library']}: interrupted when it was to {self._stage}")
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise self._error(f"has not answered for {timeout_s:g} s")
+                raise self._error(f"has not answered for {timeout_s:g} s", "hang")
             ready = {fd for fd, _ in self._poll.poll(1000 * min(left_s, _TICK_S))}
             if self._output in ready:
                 self._read_output()
@@ -281,8 +281,9 @@ class _Child:
         status = self._process.returncode
         if status is not None and status < 0:
             names = {int(number): number.name for number in signal.Signals}
-            raise self._error(f"was ended by {names.get(-status, f'signal {-status}')}")
-        raise self._error("has closed its socket" if status is None else f"ended with exit status {status}")
+            raise self._error(f"was ended by {names.get(-status, f'signal {-status}')}", "crash")
+        what = "has closed its socket" if status is None else f"ended with exit status {status}"
+        raise self._error(what, "crash")
 
     def _read_output(self) -> None:
         """Pass on what the process and the library have written; the last lines may explain an error to come."""
@@ -300,10 +301,11 @@ class _Child:
             if text and not text.startswith("INFO:"):
                 self._last_lines.append(text)
 
-    def _error(self, what: str) -> DelegateError:
+    def _error(self, what: str, cause: str = "error") -> DelegateError:
         lines = f" ({' | '.join(self._last_lines)})" if self._last_lines else ""
         advice = _ADVICE[self._stage].format_map(self._words)
-        return DelegateError(f"{self._words['library']}: the process that was to {self._stage} {what}{lines}; {advice}")
+        message = f"{self._words['library']}: the process that was to {self._stage} {what}{lines}; {advice}"
+        return DelegateError(message, cause)
 
 
 def _details(items: list[dict[str, Any]]) -> list[Mapping[str, Any]]:

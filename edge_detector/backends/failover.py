@@ -126,7 +126,7 @@ class FailoverBackend:
                 raise
             except DelegateError as error:
                 if not self._fallback:
-                    self._change(error=str(error), failures=self._health.failures + 1)
+                    self._change(error=str(error), **self._failed(error))
                     raise
                 self._primary.close()
                 self._primary = None
@@ -142,7 +142,7 @@ class FailoverBackend:
         if now_s - self._primary_since >= self._healthy_s:
             self._attempts = 0
         wanted, pause_s = self._health.wanted, self._next_pause_s()
-        self._change(running="cpu", state="fallback", since=now_s, error=str(error), failures=self._health.failures + 1)
+        self._change(running="cpu", state="fallback", since=now_s, error=str(error), **self._failed(error))
         logger.warning("%s; the CPU takes over, and %s is tried again from time to time", error, wanted)
         self._thread = threading.Thread(target=self._bring_back, args=(pause_s,), name="device-retry", daemon=True)
         self._thread.start()
@@ -158,9 +158,7 @@ class FailoverBackend:
             except EdgeDetectorError as error:
                 pause_s = self._next_pause_s()
                 logger.debug("%s; next try in %.1f s", error, pause_s)
-                self._change(
-                    state="fallback", since=time.monotonic(), error=str(error), failures=self._health.failures + 1
-                )
+                self._change(state="fallback", since=time.monotonic(), error=str(error), **self._failed(error))
                 continue
             with self._state:
                 self._arrived = primary
@@ -201,6 +199,11 @@ class FailoverBackend:
 
     def _stops(self) -> bool:
         return self._closing.is_set() or self._stopped()
+
+    def _failed(self, error: EdgeDetectorError) -> dict[str, Any]:
+        """Return the counters with one more failure."""
+        cause, causes = getattr(error, "cause", "error"), self._health.causes
+        return {"failures": self._health.failures + 1, "causes": {**causes, cause: causes.get(cause, 0) + 1}}
 
     def _change(self, **changes: Any) -> None:
         with self._state:

@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from edge_detector.errors import ConfigError
 from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
+from edge_detector.runtime.metrics import SinkStatus
 
 # Resolved when opened: nothing that a publisher needs is imported before.
 PUBLISHERS = {
@@ -62,6 +63,17 @@ class EventPublisher(Protocol):
 
     def close(self) -> None:
         """Write out what is queued and release everything; safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A publisher that says how it is."""
+
+    name: str
+
+    def status(self) -> SinkStatus:
+        """Return how it is; from any thread."""
         ...
 
 

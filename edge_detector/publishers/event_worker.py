@@ -15,6 +15,7 @@ from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.publishers.event_queue import CAPACITY, EventQueue
 from edge_detector.publishers.worker import POLL_S
+from edge_detector.runtime.metrics import SinkStatus, sink_status
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class QueuedEvents(Generic[Sink]):
         self.name = sink.name
         self.sink = sink
         self.dropped = 0
+        self._failed = self._written = 0
+        self._busy_since: float | None = None  # in a call of the sink
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
         if close_timeout_s is None:
@@ -121,6 +124,18 @@ class QueuedEvents(Generic[Sink]):
                 raise PublishError(f"{self.name} is closed")
             self._count_drops(self._queue.add(event))
             self._changed.notify_all()
+
+    def status(self) -> SinkStatus:
+        """Return how the sink is; from any thread."""
+        since_s = self._failing_since
+        return sink_status(
+            failing=None if since_s is None else (since_s, self._error),
+            busy_since=self._busy_since,
+            queued=len(self._queue) + len(self._batch),
+            dropped=self.dropped,
+            failed=self._failed + getattr(self.sink, "refused", 0),
+            written=self._written,
+        )
 
     def close(self) -> None:
         """Write out what is queued, within the time that the class states, and release the sink.
@@ -159,12 +174,16 @@ class QueuedEvents(Generic[Sink]):
 
     def _run(self) -> None:
         while self._take():
+            self._busy_since = time.monotonic()
             try:
                 self.sink.write(self._batch)
             except Exception as error:  # noqa: BLE001 - a sink with a defect must not end the others' events
+                self._busy_since = None
                 self._keep_what_is_left(error)
                 self._wait_to_try_again()
             else:
+                self._busy_since = None
+                self._written += len(self._batch)
                 self._batch = ()
                 self._note_success()
         try:
@@ -185,7 +204,9 @@ class QueuedEvents(Generic[Sink]):
 
     def _keep_what_is_left(self, error: Exception) -> None:
         self._error = error
+        self._failed += 1
         if isinstance(error, PartlyWritten):
+            self._written += error.written
             self._batch = self._batch[error.written :]
         elif not isinstance(error, (PublishError, OSError)):
             logger.error("%s: %d events are dropped", self.name, len(self._batch), exc_info=error)

@@ -17,6 +17,7 @@ from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.h264 import H264Encoder, Image, VideoPacket, import_av
+from edge_detector.runtime.metrics import SinkStatus, sink_status
 from edge_detector.stream_config import StreamConfig
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,10 @@ class LiveVideo:
         self._size_wh = (0, 0)
         self._keyframe_s = -math.inf
         self._failed_s = -math.inf
-        self._failing = False
+        self._failing: tuple[float, Exception] | None = None  # since when, and how last
+        self._failed = 0
+        self._busy_since: float | None = None
+        self._dropped = 0  # pictures that the encoder was too slow for
         self._encoder_name: str = settings.encoder
         self._thread.start()
 
@@ -87,8 +91,20 @@ class LiveVideo:
             if self._takers and now_s >= self._due_s - EARLY * self._period_s:
                 late_s = now_s - self._due_s
                 self._due_s = (self._due_s if late_s < self._period_s else now_s) + self._period_s
+                self._dropped += self._waiting is not None
                 self._waiting = result
                 self._changed.notify()
+
+    def status(self) -> SinkStatus:
+        """Return how the encoder is; from any thread."""
+        return sink_status(
+            failing=self._failing,
+            busy_since=self._busy_since,
+            queued=int(self._waiting is not None),
+            dropped=self._dropped,
+            failed=self._failed,
+            written=self.encoded,
+        )
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
         """Have `callback` called with every packet from the next keyframe on; return what ends that.
@@ -158,19 +174,23 @@ class LiveVideo:
         return time.monotonic() - self._keyframe_s >= (SOONEST_S if self._keyframe_wanted else KEYFRAME_S)
 
     def _try(self, result: FrameResult, keyframe: bool) -> None:
+        self._busy_since = time.monotonic()
         try:
             packets = self._encode(result, keyframe)
         except Exception as error:  # noqa: BLE001 - whatever a driver does: video is not what the service is for
             self._encoder = None
             self._failed_s = time.monotonic()
+            self._failed += 1
             if self._encoder_name == "auto":  # hardware that works at first and then fails is not taken again
                 self._encoder_name = "libx264"
-            if not self._failing:
-                self._failing = True
+            if self._failing is None:
                 logger.warning("%s: %s; it is tried again every %g s", self.name, error, RETRY_S)
+            self._failing = (self._failed_s if self._failing is None else self._failing[0]), error
             return
-        if self._failing:
-            self._failing = False
+        finally:
+            self._busy_since = None
+        if self._failing is not None:
+            self._failing = None
             logger.info("%s works again", self.name)
         for packet in packets:
             self._hand_out(packet)

@@ -27,7 +27,7 @@ from edge_detector.publishers.home_assistant import discovery, slug, slugs
 from edge_detector.publishers.jsonl import Lines
 from edge_detector.publishers.mqtt_outbox import Message, Outbox
 from edge_detector.publishers.schema import compact, event_to_json
-from edge_detector.runtime.metrics import ServiceStatus
+from edge_detector.runtime.metrics import ServiceStatus, SinkStatus, sink_status
 from edge_detector.sink_config import MqttConfig
 
 logger = logging.getLogger(__name__)
@@ -91,9 +91,11 @@ class MqttPublisher:
         self._changed = threading.Condition()  # guards all that follows
         self._outbox = Outbox(settings.queue_max, settings.queue_max_age_s)
         self._told: dict[str, bytes] = {}  # states, by topic
-        self._given = self._confirmed = self._barrier = 0
+        self._given = self._confirmed = self._barrier = self._losses = 0
         self._connected = self._closing = False
         self._closing_at_s = 0.0
+        self._trouble: tuple[float, str] | None = (time.monotonic(), "not connected yet")
+        self._unanswered_s: float | None = None  # since when the broker has confirmed nothing of what it was given
         self._failing = False  # on the client's thread only, as the next three
         self._short_stays = self._odd = 0
         self._connected_s = 0.0
@@ -114,6 +116,18 @@ class MqttPublisher:
     def dropped(self) -> int:
         """Events and detections that were not sent."""
         return self._outbox.dropped
+
+    def status(self) -> SinkStatus:
+        """Return how the broker is; from any thread."""
+        with self._changed:
+            return sink_status(
+                failing=self._trouble,
+                busy_since=self._unanswered_s,
+                queued=len(self._outbox) + self._given - self._confirmed,
+                dropped=self._outbox.dropped,
+                failed=self._losses,
+                written=self._confirmed,
+            )
 
     def publish(self, result: FrameResult) -> None:
         """Queue what an inference found, and how many are seen if that has changed."""
@@ -210,7 +224,7 @@ class MqttPublisher:
         client.subscribe([(topic, 1) for topic in topics])
         self._connected_s, self._learning = time.monotonic(), True
         with self._changed:
-            self._connected = True
+            self._connected, self._trouble = True, None
             # What the client has on its way goes again first: older states must not come after newer ones.
             self._barrier = self._given
             self._told = {f"{self._prefix}/available": b"online", **self._told}
@@ -227,7 +241,7 @@ class MqttPublisher:
         self, client: paho.Client, userdata: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         with self._changed:
-            self._connected = False
+            self._connected, self._unanswered_s = False, None
             self._outbox.drop_detections()
             if self._settings.qos == 0:  # what was on its way is lost, and is never confirmed
                 self._confirmed = self._given
@@ -238,18 +252,27 @@ class MqttPublisher:
         self._client.reconnect_delay_set(min(RECONNECT_MAX_S, 2**self._short_stays), RECONNECT_MAX_S)
         if self._short_stays < 3:
             self._lose(str(reason))
-        elif self._short_stays == 3:
+            return
+        self._note_trouble("it sends us away again and again")
+        if self._short_stays == 3:
             told = "%s sends us away again and again; is mqtt.client_id of this device alone?"
             logger.warning(told, self.name, extra=self._field)
 
     def _lose(self, why: str) -> None:
+        self._note_trouble(why)
         if not self._failing:
             logger.warning("%s: %s; trying again until it answers", self.name, why, extra=self._field)
         self._failing = True
 
+    def _note_trouble(self, why: str) -> None:
+        with self._changed:
+            self._losses += 1
+            self._trouble = (time.monotonic() if self._trouble is None else self._trouble[0]), why
+
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason: ReasonCode, properties: Any) -> None:
         with self._changed:
             self._confirmed += 1
+            self._unanswered_s = time.monotonic() if self._given > self._confirmed else None
             self._changed.notify_all()
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
@@ -349,6 +372,8 @@ class MqttPublisher:
         qos = self._settings.qos
         with self._changed:
             self._given += 1
+            if self._unanswered_s is None and self._connected:
+                self._unanswered_s = time.monotonic()
             if message.retain:
                 self._told[message.topic] = payload  # a picture is not known there yet
         try:
@@ -363,6 +388,8 @@ class MqttPublisher:
     def _take_back(self) -> None:
         with self._changed:
             self._given -= 1
+            if self._given <= self._confirmed:
+                self._unanswered_s = None
             self._outbox.dropped += 1
 
     def _tick(self) -> None:

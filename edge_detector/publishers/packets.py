@@ -29,6 +29,9 @@ class PacketBuffer:
         self._broken = True  # what comes next cannot be decoded unless it is a keyframe
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._packets)
+
     def put(self, packet: VideoPacket) -> None:
         """Add a packet; returns at once."""
         with self._lock:

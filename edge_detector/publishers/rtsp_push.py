@@ -15,6 +15,7 @@ from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.packets import PacketBuffer
 from edge_detector.publishers.rtp import RtpStream, describe
 from edge_detector.publishers.rtsp_client import RtspClient
+from edge_detector.runtime.metrics import SinkStatus, sink_status
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,25 @@ class RtspPush:
         self._changed = threading.Event()
         self._closed = threading.Event()
         self._away = False
+        self._trouble: tuple[float, str] | None = time.monotonic(), "not connected yet"
+        self._failed = self._dropped = 0
+        self._buffer: PacketBuffer | None = None
         self._began_s = math.inf  # when the server began to take what is sent
         self._client: RtspClient | None = None
         self._thread = threading.Thread(target=self._run, name=f"publish {self.name}", daemon=True)
         self._thread.start()
+
+    def status(self) -> SinkStatus:
+        """Return how the server is; from any thread."""
+        buffer = self._buffer
+        return sink_status(
+            failing=self._trouble,
+            busy_since=None,  # a server that takes nothing is left after a few seconds
+            queued=0 if buffer is None else len(buffer),
+            dropped=self._dropped + (0 if buffer is None else buffer.dropped),
+            failed=self._failed,
+            written=self.sent,
+        )
 
     def close(self) -> None:
         """Say goodbye and end the thread; safe to call twice. One that hangs in a call is left behind."""
@@ -67,6 +83,8 @@ class RtspPush:
             try:
                 self._push()
             except Exception as error:  # noqa: BLE001 - whatever the server says: video is not what the service is for
+                self._failed += 1
+                self._trouble = (time.monotonic() if self._trouble is None else self._trouble[0]), _reason(error)
                 if not self._away and not self._closed.is_set():
                     self._away = True
                     logger.warning("%s: %s; it is tried again", self.name, _reason(error))
@@ -77,6 +95,7 @@ class RtspPush:
     def _push(self) -> None:
         """Connect and send until that fails or this is closed."""
         buffer = PacketBuffer(self._video.request_keyframe, self._changed.set)
+        self._buffer = buffer
         leave = self._video.subscribe(buffer.put)
         try:
             first = self._next(buffer)
@@ -84,6 +103,8 @@ class RtspPush:
                 self._send(first, buffer)
         finally:
             leave()
+            self._buffer = None
+            self._dropped += buffer.dropped
             if buffer.dropped:
                 logger.info("%s: %d packets dropped because it was too slow", self.name, buffer.dropped)
 
@@ -102,6 +123,7 @@ class RtspPush:
                     packets.insert(0, (_RTCP, stream.report(packet.pts, time.time())))
                 client.send(packets)
                 self.sent += 1
+                self._trouble = None
                 if self._away and time.monotonic() - self._began_s > SURE_S:
                     self._away = False
                     logger.info("%s: the server is there again", self.name)

@@ -34,14 +34,18 @@ def open_webhook(settings: WebhookConfig) -> QueuedEvents[Webhook]:
 
 
 class Webhook:
-    """An `EventSink` that posts the JSON of schema 1; what is refused for good (3xx, 4xx) is dropped, and said."""
+    """An `EventSink` that posts the JSON of schema 1; what is refused for good (3xx, 4xx) is dropped, and said.
+
+    Attributes:
+        refused: how many were.
+    """
 
     def __init__(self, settings: WebhookConfig) -> None:
         parts = urlsplit(settings.url)
         self.name = f"webhook {parts.scheme}://{parts.hostname}{'' if parts.port is None else f':{parts.port}'}"
         self._settings = settings
         self._key = _key(settings.secret)
-        self._refused = 0
+        self.refused = 0
 
     def write(self, events: Sequence[Event | Alert]) -> None:
         """Post the events; see `EventSink`."""
@@ -53,8 +57,8 @@ class Webhook:
 
     def finish(self) -> None:
         """Say how many were refused."""
-        if self._refused:
-            logger.warning("%s: %d messages were refused in all", self.name, self._refused)
+        if self.refused:
+            logger.warning("%s: %d messages were refused in all", self.name, self.refused)
 
     def _post(self, event: Event | Alert) -> None:
         document = json.loads(event_to_json(event))
@@ -99,8 +103,8 @@ class Webhook:
             connection.close()
 
     def _refuse(self, why: str) -> None:
-        self._refused += 1
-        if self._refused == 1:
+        self.refused += 1
+        if self.refused == 1:
             logger.warning("%s refuses what we send: %s; check url and secret (more go unsaid)", self.name, why)
 
 

@@ -16,6 +16,7 @@ from edge_detector.abandoned import leave_behind
 from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event
 from edge_detector.frame import FrameResult
+from edge_detector.runtime.metrics import SinkStatus, sink_status
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class QueuedPublisher:
         self.name = sink.name
         self.dropped = 0
         self.failed = 0
+        self._written = 0
+        self._busy_since: float | None = None  # in a call of the sink
         self._goes_on = goes_on
         self._failing: tuple[float, Exception] | None = None  # since when, and how first
         self._failed_s = -math.inf  # the last time
@@ -117,6 +120,18 @@ class QueuedPublisher:
         Of a full queue the oldest update goes, and only if there is none, the oldest of all.
         """
         self._put(event, EVENTS_MAX)
+
+    def status(self) -> SinkStatus:
+        """Return how the sink is; from any thread."""
+        return sink_status(
+            failing=self._failing,
+            busy_since=self._busy_since,
+            queued=len(self._queue),
+            dropped=self.dropped,
+            failed=self.failed,
+            written=self._written,
+            ended=self._error is not None,
+        )
 
     def _put(self, item: FrameResult | Event | Alert, capacity: int) -> None:
         is_result = isinstance(item, FrameResult)
@@ -207,6 +222,7 @@ class QueuedPublisher:
 
     def _write(self, item: FrameResult | Event | Alert | None) -> None:
         wrote: bool | None = False
+        self._busy_since = time.monotonic()
         try:
             if isinstance(item, FrameResult):
                 wrote = self._sink.write(item)
@@ -219,8 +235,11 @@ class QueuedPublisher:
                 raise
             self._note_failure(error)
         else:
+            self._written += item is not None and wrote is not False
             if wrote is not False and self._failing is not None:
                 self._note_success(self._failing[0])
+        finally:
+            self._busy_since = None
 
     def _is_over(self) -> bool:
         with self._changed:
@@ -243,6 +262,7 @@ class QueuedPublisher:
     def _fail(self, error: PublishError) -> None:
         with self._changed:
             self._error = error
+            self._failing = self._failing or (time.monotonic(), error)
             self._queue.clear()
             self._changed.notify_all()
 
@@ -268,6 +288,7 @@ class QueuedBoth:
         self.publish = self._worker.publish
         self.publish_event = self._worker.put_event
         self.close = self._worker.close
+        self.status = self._worker.status
 
     @property
     def dropped(self) -> int:

@@ -19,7 +19,7 @@ from edge_detector.errors import UnreadablePicture
 from edge_detector.events import Alert, EndReason
 from edge_detector.frame import Frame, FrameResult
 from edge_detector.publishers import EventPublisher, Publisher
-from edge_detector.runtime.metrics import CameraStatus, LatencyMeter, PipelineStats, RateMeter
+from edge_detector.runtime.metrics import CameraStatus, LatencyMeter, PipelineStats, RateMeter, StageMeters
 from edge_detector.sources import Source
 from edge_detector.tracking.follower import Follower
 from edge_detector.tracking.regions import Region
@@ -65,6 +65,7 @@ class Feed:
         latency: from taking a picture to publishing what was found in it.
         size_wh: of the newest frame; None before the first.
         beat_s: monotonic time of its thread's last completed work, or of having none.
+        stages: "wait" from taking a picture to its search, those of the detector, "track" and "publish" per picture.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Feed:
         self.source = source
         self.stats = PipelineStats()
         self.latency = LatencyMeter()
+        self.stages = StageMeters()
         self._publishers = list(publishers)
         self._event_publishers = list(event_publishers)
         self._follower = follower
@@ -93,6 +95,8 @@ class Feed:
         self._detecting = detecting
         self._capture_rate = RateMeter()
         self._inference_rate = RateMeter()
+        self._process_rate = RateMeter()
+        self._skip_rate = RateMeter()
         self._failing: set[str] = set()
         self._waiting: Search | None = None  # for inference; guarded by the pipeline's lock, as what follows
         self._due_s = -math.inf
@@ -101,6 +105,9 @@ class Feed:
         self._results: deque[Inference] = deque()  # from the inference thread, not applied yet
         self._newest: Inference | None = None
         self._published: Inference | None = None
+        self._wanted_s: float | None = None  # since when a search has been wanted, and no one ended
+        self._begun_s: float | None = None  # when the one under way began
+        self._searched_s: float | None = None  # when the newest ended
         self._captured_s: float | None = None
         self.size_wh: tuple[int, int] | None = None
         self._ended_s = -math.inf  # when the newest picture was taken as all objects were ended
@@ -165,10 +172,18 @@ class Feed:
 
     def look(self, frame: Frame) -> bool:
         """Take the newest frame, and what was found since the last; return whether the frame may be searched."""
+        started_s = time.perf_counter()
+        try:
+            return self._look(frame)
+        finally:
+            self.stages.add("track", time.perf_counter() - started_s)
+
+    def _look(self, frame: Frame) -> bool:
         if self._next_follower is not None:
             self.end("settings")
             self._follower, self._next_follower = self._next_follower, None
         if not self._detecting:
+            self._wanted_s = None
             self.end("paused")
             return False
         in_order = self._follower is None or self._follower.look(frame)
@@ -185,6 +200,7 @@ class Feed:
     def wait(self) -> None:
         """Notice that no frame has come."""
         if self._captured_s is not None and time.monotonic() - self._captured_s > self._max_age_s:
+            self._wanted_s = None
             self.end("camera")
 
     def beat(self) -> None:
@@ -203,6 +219,7 @@ class Feed:
             return Search(frame)
         if not self._follower.wants_search():
             self.stats.skipped += 1
+            self._skip_rate.tick()
             return None
         return Search(frame, self._follower.propose_region(frame.size_wh))
 
@@ -243,6 +260,8 @@ class Feed:
         """Let `search` wait for inference in place of an older one."""
         self.stats.dropped += self._waiting is not None
         self._waiting = self._offered = search
+        if self._wanted_s is None:
+            self._wanted_s = time.monotonic()
 
     def ready_in_s(self, now_s: float) -> float:
         """Return seconds until a frame may be taken: 0 or less for now, infinity without one."""
@@ -272,7 +291,14 @@ class Feed:
 
     def detect(self, detector: Detector, search: Search) -> Inference:
         """Search; on the thread that runs inference."""
+        self._begun_s = time.monotonic()
+        if self.source.live:
+            self.stages.add("wait", self._begun_s - search.frame.captured_at)
         detections, timings_s = detector.detect_timed(search.frame, search.region)
+        for stage, duration_s in timings_s.items():
+            self.stages.add(stage, duration_s)
+        self._begun_s = self._wanted_s = None
+        self._searched_s = time.monotonic()
         self.stats.inferred += 1
         self._inference_rate.tick()
         return Inference(detections, search, timings_s, detector.device)
@@ -293,10 +319,13 @@ class Feed:
     def publish(self, frame: Frame, inference: Inference | None) -> None:
         """Hand the frame to all publishers; without an inference, with no detections and no timings."""
         result = self._result(frame, inference)
+        started_s = time.perf_counter()
         with self._publishing:
             for publisher in self._publishers:
                 self._try(publisher.name, lambda: publisher.publish(result))  # noqa: B023 - called at once
+        self.stages.add("publish", time.perf_counter() - started_s)
         self.stats.published += 1
+        self._process_rate.tick()
         if inference is not None and inference is not self._published:
             self._published = inference
             if self.source.live:
@@ -341,7 +370,12 @@ class Feed:
             error=health.error,
             detecting=self._detecting,
             silent_s=None if captured_s is None else now_s - captured_s,
-            fps={"capture": self._capture_rate.per_second, "inference": self._inference_rate.per_second},
+            fps={
+                "capture": self._capture_rate.per_second,
+                "inference": self._inference_rate.per_second,
+                "process": self._process_rate.per_second,
+                "skipped": self._skip_rate.per_second,
+            },
             stats=replace(self.stats),
             recovery={
                 "reopened": health.reopened,
@@ -352,7 +386,18 @@ class Feed:
             latency=self.latency.histogram,
             latency_p50_s=self.latency.percentile(50),
             latency_p95_s=self.latency.percentile(95),
+            restarts={"error": health.errors, "hang": health.hangs, "freeze": health.freezes},
+            searched_s=None if (searched_s := self._searched_s) is None else now_s - searched_s,
+            pending_s=self._pending_s(now_s),
+            stages=self.stages.histograms,
         )
+
+    def _pending_s(self, now_s: float) -> float:
+        """Return how long a search has been under way, or else due."""
+        begun_s, wanted_s = self._begun_s, self._wanted_s
+        if begun_s is not None:
+            return now_s - begun_s
+        return 0.0 if wanted_s is None else max(0.0, now_s - max(wanted_s, self._due_s))
 
 
 def _in_pixels_of(frame: Frame, inference: Inference) -> Detections:

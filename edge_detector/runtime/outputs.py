@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from edge_detector.overlay_shapes import Shape
 from edge_detector.publishers import (
     EventHistory,
     Publisher,
+    Watched,
     open_event_publisher,
     open_publisher,
     open_sink,
@@ -32,6 +33,7 @@ from edge_detector.publishers.recorder import open_clips
 from edge_detector.publishers.rtsp_push import RtspPush
 from edge_detector.publishers.sink_filter import filtered
 from edge_detector.runtime.feed import Feed
+from edge_detector.runtime.metrics import ServiceStatus, SinkStatus
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
 from edge_detector.runtime.shown_settings import without_secrets
 from edge_detector.sink_config import MqttConfig, SinkConfig, SinkFilterConfig, parse_address
@@ -67,6 +69,9 @@ class Outputs:
     """What results go to: opened one after the other; of files closed in reverse order.
 
     Of cameras all are closed at the same time, as the end must be quick; what hangs or fails then is said, and no more.
+
+    Attributes:
+        reloads: times that new settings came, by how it went: "ok" or "failed".
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Outputs:
         pipeline: LivePipeline | RecordedPipeline,
         shapes: Mapping[str, Sequence[Shape]],
     ) -> None:
+        self.reloads = {"ok": 0, "failed": 0}
         self._config = config
         self._sources = sources
         self._pipeline = pipeline
@@ -153,6 +159,16 @@ class Outputs:
         Sinks are not among it: a new start does not help a disk or a network that hangs, and takes the cameras away.
         """
         return {} if self._web is None else {"web server": self._web.beat_s}
+
+    def status(self) -> ServiceStatus:
+        """Return how everything is; from any thread."""
+        return replace(self._pipeline.status(), sinks=self._sinks(), reloads=dict(self.reloads))
+
+    def _sinks(self) -> dict[str, SinkStatus]:
+        """Return how all are, by their keys in the settings, or by their names where these have none of their own."""
+        named = {publisher.name: publisher for publisher in (*self._fixed, *self._videos.values())}
+        named |= {key: publisher for key, (_, publisher, _) in dict(self._open).items()}
+        return {name: publisher.status() for name, publisher in named.items() if isinstance(publisher, Watched)}
 
     def close(self) -> None:
         """Close all."""
@@ -288,7 +304,7 @@ class Outputs:
         host, port = parse_address(self._config.http or "")
         control: dict[str, Any] = {}
         if isinstance(self._pipeline, LivePipeline):
-            control = {"status": self._pipeline.status, "set_detecting": self._pipeline.set_detecting}
+            control = {"status": self.status, "set_detecting": self._pipeline.set_detecting}
         cameras = tuple(self._sources)
         return open_publisher(
             "web",
@@ -319,7 +335,7 @@ class Outputs:
         self, settings: MqttConfig, counted: Mapping[str, Sequence[str]], model: Mapping[str, Any]
     ) -> Publisher:
         pipeline = cast(LivePipeline, self._pipeline)
-        given = {"status": pipeline.status, "set_detecting": pipeline.set_detecting, **model}
+        given = {"status": self.status, "set_detecting": pipeline.set_detecting, **model}
         return open_publisher("mqtt", settings=settings, cameras=counted, **given)
 
     def _open_store(self) -> EventHistory:

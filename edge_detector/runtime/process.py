@@ -11,6 +11,9 @@ from edge_detector.abandoned import count_abandoned
 from edge_detector.runtime.metrics import ProcessStatus
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SYS = Path("/sys")
+# Bits of the firmware's answer, the same as of `vcgencmd get_throttled`.
+_THROTTLED = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
 
 
 def process_status(started_s: float) -> ProcessStatus:
@@ -22,11 +25,22 @@ def process_status(started_s: float) -> ProcessStatus:
         rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES,
         abandoned=count_abandoned(),
         temperature_c=_temperature_c(),
+        cpu_s=time.process_time(),
+        throttled=throttled(),
     )
+
+
+def throttled(sys: Path = _SYS) -> dict[str, bool]:
+    """Return what the Raspberry Pi's firmware says of power and heat now; nothing on other machines."""
+    try:
+        bits = int((sys / "devices/platform/soc/soc:firmware/get_throttled").read_text(), 16)
+    except (OSError, ValueError):
+        return {}
+    return {name: bool(bits >> bit & 1) for bit, name in enumerate(_THROTTLED)}
 
 
 def _temperature_c() -> float | None:
     try:
-        return int(Path("/sys/class/thermal/thermal_zone0/temp").read_text()) / 1000
+        return int((_SYS / "class/thermal/thermal_zone0/temp").read_text()) / 1000
     except (OSError, ValueError):
         return None

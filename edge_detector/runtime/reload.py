@@ -93,12 +93,15 @@ class Reloader:
                 leave_behind(self._thread)
 
     def _run(self) -> None:
+        result = "failed"
         try:
             self._reload()
+            result = "ok"
         except EdgeDetectorError as error:
             logger.error("the new settings are not taken, all stays as it was: %s", error, extra=_ANSWER)
         except Exception:
             logger.exception("the new settings are not taken", extra=_ANSWER)
+        self._running.outputs.reloads[result] += 1
 
     def _reload(self) -> None:
         running = self._running

@@ -36,6 +36,8 @@ class SourceHealth:
         recreated: times that it was opened anew.
         freezes: times that it froze.
         abandoned: calls that hung and were left behind.
+        errors: times that it had to be started again after an error, in place or anew,
+        hangs: and after a call that did not return.
     """
 
     state: Literal["opening", "live", "frozen", "reconnecting", "failed"] = "live"
@@ -46,6 +48,8 @@ class SourceHealth:
     recreated: int = 0
     freezes: int = 0
     abandoned: int = 0
+    errors: int = 0
+    hangs: int = 0
 
 
 class Source(Protocol):

@@ -92,6 +92,7 @@ class LiveSource:
         except EndOfStream:
             return None
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the camera is to come back
+            self._change(errors=self._health.errors + 1)
             self._lose(error if isinstance(error, SourceError) else SourceError(f"{self.name}: {error!r}"))
             return None
         if taken is None:
@@ -164,10 +165,12 @@ class LiveSource:
         call = reader.call
         limit_s = self._recovery.grab_s if call.kind == "read" else self._recovery.open_s
         if time.monotonic() - call.since > limit_s:
+            self._change(hangs=self._health.hangs + 1)
             self._lose(SourceError(f"{self.name}: hangs, no answer to {call.kind} for {limit_s:.0f} s"))
 
     def _notice(self, reader: _Reader) -> None:
         if reader.error is not None and reader.failures > reader.noticed:
+            self._change(errors=self._health.errors + reader.failures - reader.noticed)
             reader.noticed = reader.failures
             self._suffer(reader.error, "starting it again")
 

@@ -206,8 +206,14 @@ class WebPublisher:
             await asyncio.sleep(1)
 
     def _draw_jpeg(self, result: FrameResult, look: Look) -> bytes:
+        started_s, stages = time.perf_counter(), self._hubs[result.camera].stages
         image = self._overlay.draw(result) if look.boxes else result.frame.image
-        return encode_jpeg(_narrowed(image, look.width), JPEG_QUALITY)
+        drawn_s = time.perf_counter()
+        jpeg = encode_jpeg(_narrowed(image, look.width), JPEG_QUALITY)
+        if look.boxes:
+            stages.add("overlay", drawn_s - started_s)
+        stages.add("encode", time.perf_counter() - drawn_s)
+        return jpeg
 
 
 def _server_logger() -> logging.Logger:

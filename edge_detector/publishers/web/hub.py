@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from edge_detector.frame import FrameResult
+from edge_detector.runtime.metrics import StageMeters
 
 # Sizes that pictures are scaled to: few, so that viewers share them.
 WIDTHS = (320, 480, 640, 960, 1280, 1920)
@@ -54,11 +55,13 @@ class FrameHub:
         result: the newest, or None before the first.
         encoded: pictures that were encoded.
         closed: whether everybody was sent away.
+        stages: of a picture: "overlay" (drawing) and "encode" (JPEG).
     """
 
     def __init__(self, encode: Encode, executor: Executor) -> None:
         self.result: FrameResult | None = None
         self.encoded = 0
+        self.stages = StageMeters()
         self._encode = encode
         self._executor = executor
         self._serial = 0

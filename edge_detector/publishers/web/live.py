@@ -31,11 +31,15 @@ LOOK: Mapping[str, Callable[[str], Any]] = {"camera": str, "width": whole_number
 
 
 class LivePages:
-    """Request handlers of streams; `viewers` counts those that get pictures, `sockets` the WebSockets."""
+    """Request handlers of streams; `viewers` counts those that get pictures, `sockets` the WebSockets.
+
+    `missed` counts pictures and results that viewers were too slow for; not of those who asked for fewer.
+    """
 
     def __init__(self, site: Site) -> None:
         self.viewers = 0
         self.sockets = 0
+        self.missed = 0
         self._site = site
         self._told: dict[str, tuple[int, str]] = {}  # the newest JSON of each camera, with its serial
 
@@ -61,7 +65,7 @@ class LivePages:
                 serial = 0
                 while not hub.closed:
                     picture = await hub.picture(serial, look)
-                    serial = picture.serial
+                    serial = self._seen(serial, picture.serial, pause)
                     await asyncio.wait_for(response.write(picture.jpeg + b"\r\n" + PART_HEAD), self._site.stall_s)
                     await pause.wait()
             return response
@@ -99,14 +103,21 @@ class LivePages:
         hub, stall_s, serial = self._site.hubs[camera], self._site.stall_s, 0
         while not hub.closed:
             if look is None:
-                serial, result = await hub.newest(serial)
+                newest, result = await hub.newest(serial)
+                serial = self._seen(serial, newest, pause)
                 await asyncio.wait_for(socket_.send_str(self._text(camera, serial, result)), stall_s)
             else:
                 picture = await hub.picture(serial, look)
-                serial = picture.serial
+                serial = self._seen(serial, picture.serial, pause)
                 await asyncio.wait_for(socket_.send_str(self._text(camera, serial, picture.result)), stall_s)
                 await asyncio.wait_for(socket_.send_bytes(picture.jpeg), stall_s)
             await pause.wait()
+
+    def _seen(self, last: int, serial: int, pause: _Pause) -> int:
+        """Return the serial, and count those since the last that were missed."""
+        if last and not pause.wanted:
+            self.missed += max(0, serial - last - 1)
+        return serial
 
     def _text(self, camera: str, serial: int, result: FrameResult) -> str:
         """Return the JSON of a result, made once for all sockets."""
@@ -144,6 +155,11 @@ class _Pause:
     def __init__(self, fps: float | None) -> None:
         self._period_s = 0.0 if fps is None else 1 / fps
         self._due_s = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it waits at all."""
+        return self._period_s > 0
 
     async def wait(self) -> None:
         if self._period_s:

@@ -127,6 +127,11 @@ class Peer:
         self._watch = asyncio.create_task(self._look_after())
         return str(connection.localDescription.sdp)
 
+    @property
+    def dropped(self) -> int:
+        """Packets that were left out because it was too slow."""
+        return 0 if self._track is None else self._track.dropped
+
     async def close(self) -> None:
         """End the connection; safe to call twice."""
         if self._ended:

@@ -19,7 +19,8 @@ from edge_detector.publishers.web.clip_routes import ClipPages
 from edge_detector.publishers.web.event_routes import EventPages
 from edge_detector.publishers.web.live import LOOK, LivePages, look_of
 from edge_detector.publishers.web.parameters import read_json, read_parameters
-from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, to_prometheus
+from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, ServerStatus, to_prometheus
+from edge_detector.publishers.web.readiness import faults
 from edge_detector.publishers.web.site import Site
 from edge_detector.publishers.web.whep import WhepPages
 
@@ -27,7 +28,6 @@ STATIC = Path(__file__).parent / "static"
 OPENAPI = Path(__file__).parent / "openapi.yaml"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_BODY_BYTES = 16 * 1024
-READY_SILENT_S = 10.0  # a camera without a picture for so long is not ready
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'self'",
@@ -92,11 +92,11 @@ class Pages:
         return web.Response(text="ok\n")
 
     async def readiness(self, _: web.Request) -> web.Response:
-        """Whether all cameras give pictures; those are named that do not."""
-        hubs = self._site.hubs
-        silent = [name for name, hub in hubs.items() if hub.result is None or hub.silent_s > READY_SILENT_S]
-        if silent:
-            raise web.HTTPServiceUnavailable(text=f"no picture: {', '.join(silent)}\n")
+        """Whether all cameras give pictures and these are searched; else what is wrong, a line each."""
+        site = self._site
+        found = faults(site, None if site.status is None else site.status())
+        if found:
+            raise web.HTTPServiceUnavailable(text="".join(f"{line}\n" for line in found))
         return web.Response(text="ok\n")
 
     async def detections(self, request: web.Request) -> web.Response:
@@ -151,7 +151,16 @@ class Pages:
         """All figures for Prometheus."""
         if self._site.status is None:
             raise web.HTTPNotFound(text="a file has no metrics\n")
-        text = to_prometheus(self._site.status(), self.live.viewers)
+        site, status = self._site, self._site.status()
+        server = ServerStatus(
+            ready=not faults(site, status),
+            viewers=self.live.viewers,
+            sockets=self.live.sockets,
+            dropped={"viewers": self.live.missed, "webrtc": self.whep.dropped},
+            encoded={camera: hub.encoded for camera, hub in site.hubs.items()},
+            stages={camera: hub.stages.histograms for camera, hub in site.hubs.items()},
+        )
+        text = to_prometheus(status, server)
         return web.Response(body=text, headers={"Content-Type": PROMETHEUS_TYPE})
 
     async def snapshot(self, request: web.Request) -> web.Response:

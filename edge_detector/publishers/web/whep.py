@@ -57,12 +57,18 @@ class WhepPages:
         self._max_viewers = max_viewers
         self._peers: dict[str, Peer] = {}
         self._closed = False
+        self._dropped = 0  # of those that have gone
         self._make_peer: Any = _peer_class() if videos else None
 
     @property
     def peers(self) -> int:
         """How many are there, connected or about to be."""
         return len(self._peers)
+
+    @property
+    def dropped(self) -> int:
+        """Packets that they were too slow for, so far."""
+        return self._dropped + sum(peer.dropped for peer in self._peers.values())
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -115,7 +121,7 @@ class WhepPages:
             raise
 
     def _ended(self, session: str) -> None:
-        del self._peers[session]
+        self._dropped += self._peers.pop(session).dropped
         self._places.viewers -= 1
 
     def _video(self, request: web.Request) -> LiveVideo:
