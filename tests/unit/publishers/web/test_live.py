@@ -283,9 +283,9 @@ def test_impossible_rate_is_refused(open_web: OpenWeb, ask: Ask, fps: str) -> No
 
 def test_readiness_is_that_every_camera_gives_pictures(open_web: OpenWeb, ask: Ask, make_result: MakeResult) -> None:
     web = open_web(cameras=("camera", "gate"))
-    assert ask(web, "/readyz")[::2] == (503, b"no picture: camera, gate\n")
+    assert ask(web, "/readyz")[::2] == (503, b"camera: no picture yet\ngate: no picture yet\n")
     web.publish(make_result())
-    assert ask(web, "/readyz")[::2] == (503, b"no picture: gate\n")
+    assert ask(web, "/readyz")[::2] == (503, b"gate: no picture yet\n")
 
 
 def test_thousand_connections_and_silent_ones_take_nothing_from_the_others(
