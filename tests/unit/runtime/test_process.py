@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_detector.runtime.process import process_status, throttled
+
+
+def test_process_tells_what_it_uses() -> None:
+    before = process_status(time.monotonic() - 5)
+    sum(number * number for number in range(300_000))
+    after = process_status(time.monotonic() - 5)
+    assert 5 <= after.uptime_s < 60
+    assert after.cpu_s > before.cpu_s > 0
+    assert after.rss_bytes > 10_000_000
+    assert after.threads >= 1
+    assert after.open_fds >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "on"),
+    [
+        ("0\n", set()),
+        ("50005\n", {"under_voltage", "throttled"}),  # and both since the start, which is not now
+        ("50000\n", set()),
+        ("e0008\n", {"soft_temperature_limit"}),
+        ("2\n", {"frequency_capped"}),
+    ],
+)
+def test_firmware_says_why_it_is_slow(tmp_path: Path, text: str, on: set[str]) -> None:
+    folder = tmp_path / "devices/platform/soc/soc:firmware"
+    folder.mkdir(parents=True)
+    (folder / "get_throttled").write_text(text)
+    found = throttled(tmp_path)
+    assert {name for name, value in found.items() if value} == on
+    assert len(found) == 4
+
+
+def test_other_machines_say_nothing_of_it(tmp_path: Path) -> None:
+    assert throttled(tmp_path) == {}
