@@ -123,10 +123,11 @@ class RtspPush:
                     packets.insert(0, (_RTCP, stream.report(packet.pts, time.time())))
                 client.send(packets)
                 self.sent += 1
-                self._trouble = None
                 if self._away and time.monotonic() - self._began_s > SURE_S:
                     self._away = False
                     logger.info("%s: the server is there again", self.name)
+                if not self._away:
+                    self._trouble = None
                 packet = self._next(buffer, client)
         finally:
             self._client = None

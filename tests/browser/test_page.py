@@ -31,6 +31,7 @@ from edge_detector.runtime.metrics import (
     PipelineStats,
     ProcessStatus,
     ServiceStatus,
+    SinkStatus,
 )
 from edge_detector.web_config import WebConfig
 
@@ -242,7 +243,11 @@ class TwoCameras:
         detector = DetectorStatus(
             "tiny", "LiteRT", "edgetpu:usb:0", "cpu", "fallback", 4.0, 1, "no device <b>there</b>"
         )
-        return ServiceStatus(detector, ProcessStatus(60.0, 5, 12, 100_000_000, 0), cameras)
+        sinks = {
+            "mqtt://broker:1883": SinkStatus("failing", 31.4, "it is <b>away</b>", 3, 0, 1, 0),
+            "out.jsonl": SinkStatus("ok", 0.0, None, 0, 0, 0, 9),
+        }
+        return ServiceStatus(detector, ProcessStatus(60.0, 5, 12, 100_000_000, 0), cameras, sinks)
 
 
 def test_camera_is_chosen_its_trouble_told_and_detection_paused(browser: Any, make_result: MakeResult) -> None:
@@ -263,7 +268,10 @@ def test_camera_is_chosen_its_trouble_told_and_detection_paused(browser: Any, ma
     with closing(web), published(web, of_the_yard), opened(browser, web.url) as (page, complaints):
         wait_until(lambda: page.inner_text("#state") == "live")
         wait_until(lambda: page.inner_text("#count") == "1")
-        assert page.inner_text("#notice") == "The cpu stands in for edgetpu:usb:0: no device <b>there</b>"
+        assert page.inner_text("#notice").splitlines() == [
+            "The cpu stands in for edgetpu:usb:0: no device <b>there</b>",
+            "mqtt://broker:1883 is failing (31 s): it is <b>away</b>",
+        ]
         page.select_option("#camera", "gate")
         wait_until(lambda: page.inner_text("#state") == "reconnecting")
         assert "rtsp://***@gate: cannot be opened" in page.inner_text("#message")

@@ -217,7 +217,11 @@ def test_failing_encoder_is_told_once_and_tried_again(
     video, taken = make_video(), Collector()
     video.subscribe(taken)
     start_s = time.monotonic()
+    publish(video, make_result, lambda: Failing.tries == 1)
+    publish(video, make_result, lambda: video.status().state == "failing")
+    assert video.status().error == "no more buffers"
     publish(video, make_result, lambda: len(taken.packets) > 2)
+    assert (video.status().state, video.status().failed) == ("ok", 2)
     assert time.monotonic() - start_s >= 0.4
     assert taken.packets[0].keyframe
     assert caplog.text.count("no more buffers") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from edge_detector.errors import PublishError
 from edge_detector.events import Alert, Event, ObjectState
 from edge_detector.frame import FrameResult
 from edge_detector.publishers.mqtt import MqttPublisher
+from edge_detector.runtime import metrics
 from edge_detector.runtime.metrics import (
     CameraStatus,
     DetectorStatus,
@@ -71,6 +73,12 @@ class Broker:
                     return
             time.sleep(0.02)
         raise AssertionError("mosquitto does not listen")
+
+    def pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self._process.terminate()
@@ -396,9 +404,16 @@ def test_events_of_an_outage_arrive_after_it_and_states_are_told_again(
     for number in range(30):
         publisher.publish_event(Event("new", make_object(f"o{number}")))
         publisher.publish(named(make_result([(0, 0, 9, 9)] * 3, age_s=0.01 * number), "front"))
+    away = publisher.status()
+    assert (away.state, away.dropped) == ("failing", 30)
+    assert away.queued >= 30
     broker.start()
     after = Listener(broker.port)
     wait_until(lambda: len(after.of("edge_detector/events")) == 30, timeout_s=20)
+    wait_until(lambda: publisher.status().queued == 0)
+    there = publisher.status()
+    assert (there.state, there.error, there.failed) == ("ok", None, pytest.approx(2, abs=1))
+    assert there.written > 30
     ids = [json.loads(payload)["object"]["id"] for payload in after.of("edge_detector/events")]
     assert ids == [f"o{number}" for number in range(30)]
     wait_until(lambda: after.last("edge_detector/front/person") == b"3")
@@ -442,6 +457,19 @@ def test_events_that_have_waited_too_long_are_dropped_and_counted(
     wait_until(lambda: listener.of("edge_detector/events"))
     assert [json.loads(payload)["object"]["id"] for payload in listener.of("edge_detector/events")] == ["fresh"]
     listener.close()
+
+
+def test_broker_that_takes_all_and_answers_nothing_hangs(
+    broker: Broker, connect: Connect, make_object: MakeObject, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "HANGS_S", 0.3)
+    publisher = connect(broker.port)
+    wait_until(lambda: publisher.status().state == "ok" and publisher.status().queued == 0)
+    broker.pause()
+    publisher.publish_event(Event("new", make_object()))
+    wait_until(lambda: publisher.status().state == "hanging")
+    broker.resume()
+    wait_until(lambda: publisher.status().state == "ok" and publisher.status().queued == 0)
 
 
 def test_wrong_password_is_said_once_and_tried_again(

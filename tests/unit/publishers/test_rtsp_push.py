@@ -90,8 +90,11 @@ def test_server_that_takes_and_closes_is_told_once_and_tried_ever_less(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(rtsp_push, "RETRY_S", 0.05)
     monkeypatch.setattr(rtsp_push, "RETRY_MAX_S", 0.8)
-    with closing(RtspPush(video, server.address)):
+    with closing(RtspPush(video, server.address)) as push:
         time.sleep(3)
+        status = push.status()
+    assert (status.state, status.failed) == ("failing", pytest.approx(server.recorded, abs=1))
+    assert status.trouble_s > 1  # since the first time
     assert 2 <= server.recorded <= 6
     assert caplog.text.count("is tried again") == 1
     assert "there again" not in caplog.text
@@ -107,7 +110,9 @@ def test_server_that_stays_is_told_of(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(rtsp_push, "RETRY_S", 0.05)
     monkeypatch.setattr(rtsp_push, "SURE_S", 0.3)
-    with closing(RtspPush(video, server.address)):
+    with closing(RtspPush(video, server.address)) as push:
         wait_until(lambda: "is tried again" in caplog.text)
         server.stays_s = 3.0
         wait_until(lambda: "there again" in caplog.text, 20)
+        wait_until(lambda: push.status().state == "ok")
+        assert push.status().written == push.sent > 0

@@ -141,6 +141,7 @@ def test_what_is_refused_is_dropped_and_said_once(
     with closing(quick(receiver)) as hook:
         for number in range(3):
             hook.publish_event(Event("new", make_object(f"o{number}")))
+    assert hook.status().failed == 2
     assert [document["object"]["id"] for document in receiver.documents()] == ["o0", "o1", "o2"]
     assert caplog.text.count(f"refuses what we send: {code}") == 1
     assert "2 messages were refused in all" in caplog.text

@@ -90,7 +90,7 @@ def test_stalled_camera_is_restarted_in_place_when_it_was_stable_and_says_so(
     end_s = time.monotonic() + 1
     while time.monotonic() < end_s:
         source.read(waits_s)
-    assert (source.health.reopened, source.health.recreated) == (1, 0)
+    assert (source.health.reopened, source.health.recreated, source.health.errors) == (1, 0, 1)
     assert source.health.state == "live"
     assert [record.message.partition("; ")[0].partition(" after")[0] for record in caplog.records] == [
         "synthetic://: no picture for 0.1 s",
@@ -101,7 +101,7 @@ def test_stalled_camera_is_restarted_in_place_when_it_was_stable_and_says_so(
 def test_camera_that_fails_again_at_once_is_opened_anew(start: Start) -> None:
     source, _ = start({10: "stall"})
     read_until(source, lambda: source.health.recreated == 1)
-    assert source.health.reopened == 0
+    assert (source.health.reopened, source.health.errors, source.health.hangs) == (0, 1, 0)
 
 
 def test_hanging_call_is_left_behind_and_counted_and_the_camera_opened_anew(start: Start) -> None:
@@ -111,6 +111,7 @@ def test_hanging_call_is_left_behind_and_counted_and_the_camera_opened_anew(star
     plug._fault = None  # what hangs in one call need not hang in the next
     read_until(source, lambda: source.health.state == "live")
     assert len(set(threading.enumerate()) - before) == 1
+    assert source.health.hangs >= 1
     plug.hang_ends.set()
 
 
@@ -151,6 +152,7 @@ def test_frozen_picture_is_noticed_once_and_the_camera_restarted(
     read_until(source, lambda: source.health.state == "frozen")
     read_until(source, lambda: source.health.state == "live")
     assert (source.health.freezes, source.health.reopened, source.health.recreated) == (1, 1, 0)
+    assert (source.health.errors, source.health.hangs) == (0, 0)
     assert caplog.text.count("has not changed") == 1
     assert "moves again" in caplog.text
 

@@ -189,7 +189,11 @@ function showCameras(status) {
 // What the service says of itself: its device, and the camera's troubles in words.
 function showService(service, name) {
   const detector = service.detector;
-  showNotice(detector.state === "ok" ? "" : `The ${detector.device} stands in for ${detector.wanted}: ${detector.error}`);
+  const faults = detector.state === "ok" ? [] : [`The ${detector.device} stands in for ${detector.wanted}: ${detector.error}`];
+  for (const [sink, { state, trouble_s: seconds, error }] of Object.entries(service.sinks)) {
+    if (seconds > SILENT_S) faults.push(`${sink} is ${state} (${Math.round(seconds)} s): ${error}`);
+  }
+  showNotice(faults.join("\n"));
   const own = service.cameras[name];
   element("pause").hidden = false;
   element("pause").setAttribute("aria-pressed", !own.detecting);

@@ -13,6 +13,15 @@ from edge_detector.publishers.web import WebPublisher
 from edge_detector.publishers.web.access import Access
 from edge_detector.publishers.web.routes import Pages, describe
 from edge_detector.publishers.web.site import Site
+from edge_detector.runtime.metrics import (
+    CameraStatus,
+    DetectorStatus,
+    LatencyMeter,
+    PipelineStats,
+    ProcessStatus,
+    ServiceStatus,
+    SinkStatus,
+)
 from edge_detector.web_config import WebConfig
 
 
@@ -55,3 +64,26 @@ def test_it_is_served(open_web: Callable[..., WebPublisher], ask: Callable[..., 
     assert (status, headers["Content-Type"]) == (200, "application/json; charset=utf-8")
     assert document["openapi"].startswith("3.1")
     assert document["info"]["version"] == __version__
+
+
+def test_status_has_what_is_described(open_web: Callable[..., WebPublisher], ask: Callable[..., Any]) -> None:
+    latency = LatencyMeter().histogram
+    camera = CameraStatus("csi://0", "live", 1.0, None, True, 0.1, {}, PipelineStats(), {}, latency, None, None)
+    told = ServiceStatus(
+        DetectorStatus("tiny", "LiteRT"),
+        ProcessStatus(1.0, 1, 1, 1, 0),
+        {"camera": camera},
+        {"mqtt": SinkStatus("hanging", 12.0, "it does not answer", 1, 2, 3, 4)},
+    )
+    service = json.loads(ask(open_web(status=lambda: told), "/api/status")[2])["service"]
+    schema = describe()["components"]["schemas"]["Service"]
+    assert set(service) == set(schema["required"])
+    for name, part in schema["properties"].items():
+        if "additionalProperties" in part:
+            (one,) = service[name].values()
+            assert set(one) >= set(part["additionalProperties"]["required"])
+        else:
+            assert set(service[name]) >= set(part.get("required", ()))
+    sink = schema["properties"]["sinks"]["additionalProperties"]
+    assert set(service["sinks"]["mqtt"]) == set(sink["required"])
+    assert service["sinks"]["mqtt"]["state"] in sink["properties"]["state"]["enum"]
