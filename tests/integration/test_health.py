@@ -203,6 +203,14 @@ def test_sink_that_hangs_is_seen_while_the_service_is_ready(impatient: None, tmp
         os.close(end)
 
 
+def test_two_sinks_of_one_name_are_told_apart() -> None:
+    hooks = {name: {"url": f"http://127.0.0.1:9/{name}"} for name in ("first", "second")}
+    with running(synthetic() | {"webhooks": hooks}) as service:
+        name = "webhook http://127.0.0.1:9"
+        assert {name, f"{name} #2"} <= set(service.json("/api/status")["service"]["sinks"])
+        assert service.metric(f'queue_depth{{queue="{name} #2"}}') >= 0
+
+
 # With the real Prometheus. Empty on a machine without such a sensor, or while nothing of it has happened.
 MAY_BE_EMPTY = ("edge_detector_temperature_celsius", "edge_detector_throttled", "edge_detector_reloads_total")
 STAGES = ("wait", "preprocess", "inference", "postprocess", "track", "publish", "overlay", "encode")

@@ -243,6 +243,11 @@ def test_still_file_is_searched_less_often_and_its_objects_stay(color_detector: 
     source = SyntheticSource(fps=20, frames=600, scene=Standing())
     out, feed = run_file(color_detector(), follow(motion=MotionConfig(floor_s=4.0, hold_s=1.0)), source=source)
     assert feed.stats.inferred + feed.stats.skipped == feed.stats.captured == 600
+    status = feed.status()
+    assert min(status.fps["process"], status.fps["skipped"]) > 0
+    assert sum(status.stages["track"].counts) == sum(status.stages["publish"].counts) == 600
+    for stage in ("preprocess", "inference", "postprocess"):
+        assert sum(status.stages[stage].counts) == feed.stats.inferred
     assert 7 <= feed.stats.inferred < 100
     assert out.results[-1].still
     assert len(out.told("new")) == len(out.told("end")) == 2
