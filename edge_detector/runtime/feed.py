@@ -19,7 +19,7 @@ from edge_detector.errors import UnreadablePicture
 from edge_detector.events import Alert, EndReason
 from edge_detector.frame import Frame, FrameResult
 from edge_detector.publishers import EventPublisher, Publisher
-from edge_detector.runtime.metrics import CameraStatus, LatencyMeter, PipelineStats, RateMeter, StageMeters
+from edge_detector.runtime.metrics import CameraStatus, LatencyMeter, PipelineStats, RateMeter, SearchMeter, StageMeters
 from edge_detector.sources import Source
 from edge_detector.tracking.follower import Follower
 from edge_detector.tracking.regions import Region
@@ -97,6 +97,7 @@ class Feed:
         self._inference_rate = RateMeter()
         self._process_rate = RateMeter()
         self._skip_rate = RateMeter()
+        self._searches = SearchMeter()
         self._failing: set[str] = set()
         self._waiting: Search | None = None  # for inference; guarded by the pipeline's lock, as what follows
         self._due_s = -math.inf
@@ -105,9 +106,6 @@ class Feed:
         self._results: deque[Inference] = deque()  # from the inference thread, not applied yet
         self._newest: Inference | None = None
         self._published: Inference | None = None
-        self._wanted_s: float | None = None  # since when a search has been wanted, and no one ended
-        self._begun_s: float | None = None  # when the one under way began
-        self._searched_s: float | None = None  # when the newest ended
         self._captured_s: float | None = None
         self.size_wh: tuple[int, int] | None = None
         self._ended_s = -math.inf  # when the newest picture was taken as all objects were ended
@@ -183,7 +181,7 @@ class Feed:
             self.end("settings")
             self._follower, self._next_follower = self._next_follower, None
         if not self._detecting:
-            self._wanted_s = None
+            self._searches.forget()
             self.end("paused")
             return False
         in_order = self._follower is None or self._follower.look(frame)
@@ -200,7 +198,7 @@ class Feed:
     def wait(self) -> None:
         """Notice that no frame has come."""
         if self._captured_s is not None and time.monotonic() - self._captured_s > self._max_age_s:
-            self._wanted_s = None
+            self._searches.forget()
             self.end("camera")
 
     def beat(self) -> None:
@@ -260,8 +258,7 @@ class Feed:
         """Let `search` wait for inference in place of an older one."""
         self.stats.dropped += self._waiting is not None
         self._waiting = self._offered = search
-        if self._wanted_s is None:
-            self._wanted_s = time.monotonic()
+        self._searches.want()
 
     def ready_in_s(self, now_s: float) -> float:
         """Return seconds until a frame may be taken: 0 or less for now, infinity without one."""
@@ -291,14 +288,13 @@ class Feed:
 
     def detect(self, detector: Detector, search: Search) -> Inference:
         """Search; on the thread that runs inference."""
-        self._begun_s = time.monotonic()
+        begun_s = self._searches.begin()
         if self.source.live:
-            self.stages.add("wait", self._begun_s - search.frame.captured_at)
+            self.stages.add("wait", begun_s - search.frame.captured_at)
         detections, timings_s = detector.detect_timed(search.frame, search.region)
         for stage, duration_s in timings_s.items():
             self.stages.add(stage, duration_s)
-        self._begun_s = self._wanted_s = None
-        self._searched_s = time.monotonic()
+        self._searches.end()
         self.stats.inferred += 1
         self._inference_rate.tick()
         return Inference(detections, search, timings_s, detector.device)
@@ -387,17 +383,10 @@ class Feed:
             latency_p50_s=self.latency.percentile(50),
             latency_p95_s=self.latency.percentile(95),
             restarts={"error": health.errors, "hang": health.hangs, "freeze": health.freezes},
-            searched_s=None if (searched_s := self._searched_s) is None else now_s - searched_s,
-            pending_s=self._pending_s(now_s),
+            searched_s=self._searches.age_s,
+            pending_s=self._searches.pending_s(self._due_s),
             stages=self.stages.histograms,
         )
-
-    def _pending_s(self, now_s: float) -> float:
-        """Return how long a search has been under way, or else due."""
-        begun_s, wanted_s = self._begun_s, self._wanted_s
-        if begun_s is not None:
-            return now_s - begun_s
-        return 0.0 if wanted_s is None else max(0.0, now_s - max(wanted_s, self._due_s))
 
 
 def _in_pixels_of(frame: Frame, inference: Inference) -> Detections:

@@ -77,6 +77,46 @@ class StageMeters:
         return {stage: meter.histogram for stage, meter in dict(self._meters).items()}
 
 
+class SearchMeter:
+    """Whether searches come to their ends. The thread that reads wants them, that of inference begins and ends them."""
+
+    def __init__(self) -> None:
+        self._wanted_s: float | None = None  # since when one has been wanted, and none ended
+        self._begun_s: float | None = None  # when the one under way began
+        self._ended_s: float | None = None  # when the newest ended
+
+    def want(self) -> None:
+        """One is wanted."""
+        if self._wanted_s is None:
+            self._wanted_s = time.monotonic()
+
+    def forget(self) -> None:
+        """None is wanted any more."""
+        self._wanted_s = None
+
+    def begin(self) -> float:
+        """One begins; return the time."""
+        self._begun_s = begun_s = time.monotonic()
+        return begun_s
+
+    def end(self) -> None:
+        """It has ended."""
+        self._begun_s = self._wanted_s = None
+        self._ended_s = time.monotonic()
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the newest ended; None before the first."""
+        return None if self._ended_s is None else time.monotonic() - self._ended_s
+
+    def pending_s(self, due_s: float) -> float:
+        """Return for how long one has been under way, or else wanted and due."""
+        now_s, begun_s, wanted_s = time.monotonic(), self._begun_s, self._wanted_s
+        if begun_s is not None:
+            return now_s - begun_s
+        return 0.0 if wanted_s is None else max(0.0, now_s - max(wanted_s, due_s))
+
+
 class LatencyMeter:
     """Histogram of all latencies, and percentiles of the last 1000. One thread adds, any may read."""
 

@@ -115,6 +115,7 @@ def test_settings_with_an_error_change_nothing(start: Start, told: Told) -> None
     assert "'unicorn': no label of the model" in reload(service, synthetic() | label, "all stays as it was")
     goes_on(service)
     assert reload(service, synthetic()).endswith("no change")
+    service.wait_for_status(lambda status: status["reloads"] == {"ok": 1, "failed": 4})
     assert service.end() == 0
 
 
