@@ -10,13 +10,11 @@ import socket
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_detector.errors import PublishError
@@ -25,6 +23,7 @@ from edge_detector.frame import FrameResult
 from edge_detector.jpeg import encode_jpeg
 from edge_detector.publishers.home_assistant import discovery, slug, slugs
 from edge_detector.publishers.jsonl import Lines
+from edge_detector.publishers.mqtt_client import RECONNECT_MAX_S, WINDOW, hardware, make_client
 from edge_detector.publishers.mqtt_outbox import Message, Outbox
 from edge_detector.publishers.schema import compact, event_to_json
 from edge_detector.runtime.metrics import ServiceStatus, SinkStatus, sink_status
@@ -32,12 +31,9 @@ from edge_detector.sink_config import MqttConfig
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 50  # messages that the broker has not confirmed yet
 TICK_S = 1.0
 SILENT_S = 10.0  # of a camera without pictures for so long nobody is known to be there
-CONNECT_TIMEOUT_S = 5.0
 CLOSE_S = 0.5
-RECONNECT_MAX_S = 60  # pause between tries
 SHORT_S = 30.0  # who is sent away sooner comes back later each time
 LEARN_S = 2.0  # after connecting, for what the broker still tells of an earlier run
 REPORT_PERIOD_S = 10.0
@@ -81,7 +77,7 @@ class MqttPublisher:
         self._field = {"sink": self.name}  # of what is logged on the client's thread
         self._settings = settings
         self._prefix = settings.topic_prefix
-        self._node = slug(settings.client_id or f"edge_detector-{socket.gethostname()}{_hardware()}")
+        self._node = slug(settings.client_id or f"edge_detector-{socket.gethostname()}{hardware()}")
         self._labels = labels
         self._slugs = slugs(labels)
         self._lines = Lines(labels, model_name)
@@ -189,21 +185,7 @@ class MqttPublisher:
     # The client, on its thread.
 
     def _make_client(self) -> paho.Client:
-        settings = self._settings
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self._node)
-        client.suppress_exceptions = True
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.reconnect_delay_set(1, RECONNECT_MAX_S)
-        client.max_inflight_messages_set(WINDOW)
-        client.will_set(f"{self._prefix}/available", b"offline", 1, retain=True)
-        if settings.user is not None:
-            client.username_pw_set(settings.user, settings.password)
-        if settings.tls or settings.tls_ca_certs or settings.tls_client_cert:
-            try:
-                client.tls_set(settings.tls_ca_certs, settings.tls_client_cert, settings.tls_client_key)
-            except (OSError, ValueError) as error:
-                raise PublishError(f"{self.name}: no certificate or key: {error}; check mqtt.tls_...") from error
-            client.tls_insecure_set(settings.tls_insecure)
+        client = make_client(self._settings, self._node, self.name)
         client.on_connect = self._on_connect
         # It is called while the error is handled, which it does not pass on.
         client.on_connect_fail = lambda client, userdata: self._lose(f"it cannot be reached: {sys.exc_info()[1]}")
@@ -414,10 +396,3 @@ class MqttPublisher:
         if dropped > self._reported and now_s - self._reported_s >= REPORT_PERIOD_S and self._connected:
             logger.warning("%s: %d messages were not sent so far", self.name, dropped)
             self._reported, self._reported_s = dropped, now_s
-
-
-def _hardware() -> str:
-    """Return what tells apart devices of the same name: the end of a network card's address, where there is one."""
-    address = uuid.getnode()
-    made_up = address >> 40 & 1
-    return "" if made_up else f"-{address & 0xFFFFFF:06x}"
