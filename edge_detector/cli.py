@@ -265,7 +265,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at all that can be wrong with this machine, and say how to put it right; exit code 1 if anything is."""
-    from edge_detector.doctor import diagnose
+    from edge_detector.doctor.diagnosis import diagnose
     from edge_detector.doctor.report import Report
 
     report, output = Report(diagnose(config)), Console(soft_wrap=True, highlight=False)

@@ -117,8 +117,9 @@ def _explain(context: Context, problem: str) -> tuple[str, str | None, str | Non
         built = [path.name for path in host.glob(f"{_SYSTEM_PACKAGES}/libcamera/_libcamera.cpython-*.so")]
         own = "cpython-{}{}".format(*host.python)
         if built and not any(f".{own}-" in name for name in built):
+            other = "-".join(built[0].split(".")[1].split("-")[:2])
             return (
-                f"apt's libcamera is for another Python ({built[0].split('.')[1]}) than this ({own})",
+                f"apt's libcamera is for another Python ({other}) than this ({own})",
                 "Make the environment with the system's Python:",
                 "/usr/bin/python3 -m venv --system-site-packages --clear .venv",
             )

@@ -60,7 +60,9 @@ class Machine:
     def real_processes(self) -> None:
         (self.root / "proc").symlink_to("/proc")
 
-    def check(self, check: Callable[[Context], Iterator[Finding]], config: str | None = None, **host: Any) -> list[Finding]:
+    def check(
+        self, check: Callable[[Context], Iterator[Finding]], config: str | None = None, **host: Any
+    ) -> list[Finding]:
         """Return what a check finds; `config` is the text of the settings."""
         path = None if config is None else self.write("settings.yaml", config)
         return list(check(Context(Host(root=self.root, **host), path)))
@@ -76,12 +78,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return a function that runs Python code in a process of its own, until it has printed a line."""
+    """Return a function that starts a Python with these arguments and waits until it has printed a line."""
     started = []
 
-    def start_python(code: str, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, *(arguments or ("-c", code))]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start_python(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         started.append(process)
         assert process.stdout is not None
         process.stdout.readline()

@@ -47,7 +47,7 @@ def test_each_bit_of_get_throttled_is_told(
 
 
 def test_vcgencmd_that_is_not_permitted_says_so(machine: Machine) -> None:
-    machine.program("vcgencmd", "echo \"Can't open device file: /dev/vcio\" >&2; exit 255")
+    machine.program("vcgencmd", 'echo "Can\'t open device file: /dev/vcio" >&2; exit 255')
     (found,) = machine.check(system.check_power)
     assert (found.state, found.command) == ("warning", "sudo usermod -aG video $USER")
     assert "/dev/vcio" in found.found
@@ -76,7 +76,7 @@ def test_heat_is_told_by_sysfs(machine: Machine, millidegrees: str, state: str) 
 
 
 def test_heat_is_told_by_vcgencmd_where_sysfs_does_not(machine: Machine) -> None:
-    machine.program("vcgencmd", "echo \"temp=83.2'C\"")
+    machine.program("vcgencmd", 'echo "temp=83.2\'C"')
     (found,) = machine.check(system.check_temperature)
     assert (found.state, found.found[:5]) == ("error", "83 °C")
 
