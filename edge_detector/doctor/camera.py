@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from edge_detector.doctor.context import Context
 from edge_detector.doctor.finding import Finding, error, ok, skipped, warning
-from edge_detector.doctor.host import ProbeError
+from edge_detector.doctor.host import Holder, ProbeError
 
 LOW_CMA_BYTES = 32 << 20
 _LOCAL = ("auto", "csi:", "v4l2:", "/dev/video")
@@ -28,6 +28,8 @@ def check_cameras(context: Context) -> Iterator[Finding]:
         found = f"{camera['uri']}  {camera['title']}"
         if camera["problem"] is None:
             yield ok("camera", found)
+        elif "another program holds it" in camera["problem"] and any(holder.ours for holder in _holders(context)[0]):
+            yield ok("camera", f"{found}, in use by edge-detector")
         else:
             yield error("camera", f"{found}: {camera['problem']}")
     uris = {camera["uri"] for camera in connected}
@@ -47,16 +49,15 @@ def _plug_in(uri: str) -> tuple[str, str]:
             "Put the ribbon cable in with the power off, at both ends the right way round; then look:",
             "rpicam-hello --list-cameras",
         )
-    return "Plug it in; what the kernel says of it:", "sudo dmesg | grep -i -e usb -e uvc | tail"
+    return "Plug one in. What the kernel says of it:", "sudo dmesg | grep -i -e usb -e uvc | tail"
 
 
 def check_holders(context: Context) -> Iterator[Finding]:
     """Which processes hold a camera."""
-    nodes = [node for pattern in _NODES for node in context.host.glob(pattern)]
-    if not nodes:
+    if not any(context.host.glob(pattern) for pattern in _NODES):
         yield skipped("camera in use", "no /dev/video*")
         return
-    found, complete = context.host.holders(nodes)
+    found, complete = _holders(context)
     by_process: dict[int, list[str]] = {}
     for holder in found:
         by_process.setdefault(holder.pid, []).append(holder.path)
@@ -75,6 +76,10 @@ def check_holders(context: Context) -> Iterator[Finding]:
         yield skipped("camera in use", "processes of other users were not permitted to be asked; run it with sudo")
     elif not found:
         yield ok("camera in use", "by nobody")
+
+
+def _holders(context: Context) -> tuple[list[Holder], bool]:
+    return context.host.holders(node for pattern in _NODES for node in context.host.glob(pattern))
 
 
 def check_memory(context: Context) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from edge_detector.config import ModelConfig
-from edge_detector.doctor.context import Context
+from edge_detector.doctor.context import SERVICE, Context
 from edge_detector.doctor.finding import Finding, error, ok, skipped, warning
 from edge_detector.doctor.host import ProbeError
 from edge_detector.errors import EdgeDetectorError
@@ -106,7 +106,10 @@ def check_library(context: Context) -> Iterator[Finding]:
         )
         return
     yield ok("libedgetpu", f"{library} {version}".strip())
-    yield from _try_device(model, needed)
+    if needed and context.unit.get("ActiveState") == "active":
+        yield skipped("edge tpu", f"the running service has it; to try it: sudo systemctl stop {SERVICE}")
+    else:
+        yield from _try_device(model, needed)
 
 
 def _try_device(model: ModelConfig, needed: bool) -> Iterator[Finding]:

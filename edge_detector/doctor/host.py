@@ -23,7 +23,14 @@ OURS = re.compile(r"(.*/)?edge[-_]detector(\.[\w.]+)?|.*/edge_detector/__main__\
 
 
 class ProbeError(Exception):
-    """A child process that tried something for a check has died, hung, or failed; the message says how."""
+    """A child process that tried something for a check has died, hung, or failed; the message says how.
+
+    `kind` is the name of the exception that it failed with, "" if it did not end by one.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +163,7 @@ class Host:
             last = complaint.strip().splitlines()[-1:] or [f"exit status {child.returncode}"]
             raise ProbeError(last[0]) from broken
         if "error" in answer:
-            raise ProbeError(answer["error"])
+            raise ProbeError(answer["error"], answer["kind"])
         return answer["result"]
 
     def holders(self, paths: Iterable[Path]) -> tuple[list[Holder], bool]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_detector.config import ModelConfig
 from edge_detector.doctor.context import Context
-from edge_detector.doctor.finding import Finding, error, ok, warning
+from edge_detector.doctor.finding import Finding, error, ok, skipped, warning
 from edge_detector.doctor.host import ProbeError
 from edge_detector.errors import ModelError
 from edge_detector.model_file import read_appended, read_model_file
@@ -58,6 +58,8 @@ def _try(context: Context, wanted: ModelConfig, path: Path, content: bytes, expe
     try:
         answer = context.host.probe("model", job, timeout_s=TIMEOUT_S)
     except ProbeError as problem:
+        if problem.kind == "DelegateError":
+            return skipped("model", f"{path.name}: not tried, because the runtime does not work")
         text = str(problem)
         return error("model", text if path.name in text else f"{path.name}: {text}", *_bring_back(path))
     speed = f"{answer['inference_ms']:.0f} ms on {answer['backend']}"

@@ -17,6 +17,12 @@ from edge_detector.doctor.finding import Finding, error, ok, skipped
 from edge_detector.sink_config import MqttConfig, parse_address
 
 TIMEOUT_S = 4.0
+
+
+class NoTlsError(OSError):
+    """The two ends do not agree on encryption."""
+
+
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 _WRONG_LOGIN = (4, 5, 134, 135)  # CONNACK: bad user or password, not authorized; MQTT 3.1.1 and 5
 
@@ -73,12 +79,13 @@ def check_broker(context: Context) -> Iterator[Finding]:
     try:
         refused = _log_in(config.mqtt)
     except (OSError, ValueError) as problem:
-        encrypted = isinstance(problem, ssl.SSLError)
+        encrypted = isinstance(problem, NoTlsError)
+        what = "does not encrypt as the settings want" if encrypted else "cannot be reached"
         fix = "Check mqtt.tls and mqtt.tls_ca_certs, and the broker's certificate." if encrypted else (
             "Start the broker, and check mqtt.host and mqtt.port; if it is on another machine, its firewall, and that "
             "it does not listen on localhost only."
         )  # fmt: skip
-        yield error("mqtt", f"{name} cannot be reached: {_reason(problem)}", fix)
+        yield error("mqtt", f"{name} {what}: {_reason(problem)}", fix)
         return
     if refused is None:
         who = f" as {config.mqtt.user}" if config.mqtt.user else ", without a user"
@@ -117,8 +124,7 @@ def _log_in(settings: MqttConfig) -> tuple[int, str] | None:
     if settings.user is not None:
         client.username_pw_set(settings.user, settings.password)
     if settings.tls or settings.tls_ca_certs or settings.tls_client_cert:
-        client.tls_set(settings.tls_ca_certs, settings.tls_client_cert, settings.tls_client_key)
-        client.tls_insecure_set(settings.tls_insecure)
+        client.tls_set_context(_encrypt(settings))
     client.connect(str(settings.host), settings.port)
     client.loop_start()
     try:
@@ -129,6 +135,25 @@ def _log_in(settings: MqttConfig) -> tuple[int, str] | None:
     if not answers:
         raise TimeoutError(f"no answer to our login within {TIMEOUT_S:g} s; is it a broker?")
     return (answers[0].value, str(answers[0])) if answers[0].is_failure else None
+
+
+def _encrypt(settings: MqttConfig) -> ssl.SSLContext:
+    """Return how to encrypt, tried on the broker: paho would leave its socket open where that fails.
+
+    Raises:
+        OSError: no broker answers, `NoTlsError` if it does not agree.
+    """
+    address = str(settings.host), settings.port
+    with socket.create_connection(address, TIMEOUT_S) as plain:
+        try:
+            context = ssl.create_default_context(cafile=settings.tls_ca_certs)
+            context.check_hostname = not settings.tls_insecure
+            if settings.tls_client_cert is not None:
+                context.load_cert_chain(settings.tls_client_cert, settings.tls_client_key)
+            context.wrap_socket(plain, server_hostname=address[0]).close()
+        except OSError as problem:
+            raise NoTlsError(_reason(problem)) from problem
+    return context
 
 
 def check_servers(context: Context) -> Iterator[Finding]:

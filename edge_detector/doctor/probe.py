@@ -1,6 +1,6 @@
 """What may crash or hang, tried in a process of its own: `python -m edge_detector.doctor.probe WHAT JSON`.
 
-The last line that it prints is {"result": ...} or {"error": "..."}.
+The last line that it prints is {"result": ...} or {"error": "...", "kind": "ValueError"}.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from edge_detector.errors import EdgeDetectorError
+
 
 def main() -> None:
     """Do what the command line names, and print what came of it."""
@@ -24,7 +26,9 @@ def main() -> None:
     try:
         answer = {"result": _PROBES[what](argument)}
     except Exception as error:  # noqa: BLE001 - all that a foreign library may raise
-        answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        kind = type(error).__name__
+        prefix = "" if isinstance(error, EdgeDetectorError) else f"{kind}: "
+        answer = {"error": f"{prefix}{' '.join(str(error).split())}", "kind": kind}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 
