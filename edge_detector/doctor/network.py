@@ -17,14 +17,12 @@ from edge_detector.doctor.finding import Finding, error, ok, skipped
 from edge_detector.sink_config import MqttConfig, parse_address
 
 TIMEOUT_S = 4.0
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+_WRONG_LOGIN = (4, 5, 134, 135)  # CONNACK: bad user or password, not authorized; MQTT 3.1.1 and 5
 
 
 class NoTlsError(OSError):
     """The two ends do not agree on encryption."""
-
-
-_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
-_WRONG_LOGIN = (4, 5, 134, 135)  # CONNACK: bad user or password, not authorized; MQTT 3.1.1 and 5
 
 
 def check_port(context: Context) -> Iterator[Finding]:
