@@ -264,7 +264,10 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="YAML file; else the one of the service in /etc.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look at all that can be wrong with this machine, and say how to put it right; exit code 1 if anything is."""
+    """Look at all that can be wrong with this machine, and say how to put it right.
+
+    The exit code is 1 if there are errors; warnings do not count.
+    """
     from edge_detector.doctor.diagnosis import diagnose
     from edge_detector.doctor.report import Report
 

@@ -37,7 +37,8 @@ def _check_user(title: str, user: User, groups: dict[str, int], nodes: Sequence[
     for name in missing:
         closed = [node for node in nodes if owned_by(node, groups[name]) and not user.may(node, 6)]
         needed += [name] if closed else []
-    found = f"{title}: {user.name} is in {', '.join(name for name in groups if name not in missing) or 'none of them'}"
+    joined = ", ".join(name for name in groups if name not in missing) or f"no group of {', '.join(groups)}"
+    found = f"{title}: {user.name} is in {joined}"
     if needed:
         again = ", and log in again:" if title == "this user" else ", and restart the service:"
         command = f"sudo usermod -aG {','.join(needed)} {user.name}"

@@ -20,9 +20,7 @@ def check_cameras(context: Context) -> Iterator[Finding]:
     try:
         connected = context.host.probe("cameras", timeout_s=40.0)
     except ProbeError as problem:
-        yield error(
-            "cameras", f"they cannot be listed: {problem}", "Look at the check `picamera2`, and restart the Pi."
-        )
+        yield error("cameras", f"they cannot be listed: {problem}", "See the check picamera2, and restart the Pi.")
         return
     for camera in connected:
         found = f"{camera['uri']}  {camera['title']}"
@@ -36,11 +34,20 @@ def check_cameras(context: Context) -> Iterator[Finding]:
     for source in named:
         uri = f"v4l2:///dev/video{source}" if source.isdecimal() else re.sub("^(?=/dev)", "v4l2://", source)
         if source != "auto" and uri.partition("?")[0] not in uris:
-            yield error("camera", f"{uri}: in the settings, but not connected", *_plug_in(uri))
+            yield _missing(context, uri)
     if not connected and not named:
         yield skipped("cameras", "none connected, and none in the settings")
     elif not connected and "auto" in named:
         yield warning("cameras", "none connected", *_plug_in("csi" if context.host.is_pi() else "v4l2"))
+
+
+def _missing(context: Context, uri: str) -> Finding:
+    if uri.startswith("csi"):
+        try:
+            context.host.probe("import", "picamera2")
+        except ProbeError:
+            return error("camera", f"{uri}: picamera2, which it needs, does not work", "See the check picamera2.")
+    return error("camera", f"{uri}: in the settings, but not connected", *_plug_in(uri))
 
 
 def _plug_in(uri: str) -> tuple[str, str]:

@@ -100,5 +100,5 @@ def _secrets(value: Any, key: str = "") -> Iterator[str]:
         yield from re.findall(r"://[^\s/@]*?:(\S+)@", value)
         if key == "url":  # whose path may hold a token
             yield from re.findall(r"://[^/\s]+/(\S{12,})", value)
-    elif isinstance(value, str) and key.endswith(SECRET_KEYS):
+    elif isinstance(value, str) and key != "source" and key.endswith(SECRET_KEYS):
         yield value

@@ -18,6 +18,7 @@ _FRESH, _RUNNING = ("1a6e", "089a"), ("18d1", "9302")  # before and after the fi
 _PCI = ("0x1ac1", "0x089a")
 _USB3_MBIT = 5000
 _HOT_C = 85.0
+_USB_RULE = 'SUBSYSTEM=="usb", ATTR{idVendor}=="1a6e|18d1", ATTR{idProduct}=="089a|9302", MODE="0660", GROUP="plugdev"'
 _APEX_RULE = 'SUBSYSTEM=="apex", MODE="0660", GROUP="apex"'
 
 
@@ -42,7 +43,7 @@ def check_usb(context: Context) -> Iterator[Finding]:
                 "coral usb",
                 f"{context.runs_as.name} may not use it (/dev/bus/usb/{bus:03}/{number:03})",
                 "Install the rule that gives it to the group plugdev, join that, and plug it in again:",
-                "sudo cp systemd/99-edgetpu.rules /etc/udev/rules.d/ && sudo udevadm control --reload && "
+                f"echo '{_USB_RULE}' | sudo tee /etc/udev/rules.d/99-edgetpu.rules && sudo udevadm control --reload && "
                 f"sudo usermod -aG plugdev {context.runs_as.name}",
             )
     if not sticks:
@@ -101,7 +102,7 @@ def check_library(context: Context) -> Iterator[Finding]:
     except ProbeError as problem:
         yield (error if needed else warning)(
             "libedgetpu",
-            f"{library} cannot be loaded: {problem}",
+            f"cannot be loaded: {str(problem).removeprefix('OSError: ')}",
             "Install libedgetpu1-std from Coral's repository, or a newer build that fits this runtime.",
         )
         return

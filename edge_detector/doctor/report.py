@@ -16,6 +16,7 @@ SCHEMA = 1
 ERRORS_FOUND = 1  # the exit code
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "skipped": "dim"}
 _STATE_WIDTH, _NAME_WIDTH = 9, 16
+_FIX = "fix: "
 _NARROWEST, _WIDEST = 60, 110
 
 
@@ -75,10 +76,12 @@ def _line(finding: Finding, width: int) -> Text:
     text = Text(f"{finding.state:{_STATE_WIDTH}}", _COLOURS[finding.state])
     found = f"\n{indent}".join(_wrap(finding.found, room))
     text = Text.assemble(text, (f"{finding.name:{_NAME_WIDTH}}{found}", "dim" if finding.state == "skipped" else ""))
-    for line in _wrap(finding.fix or "", room):
-        text.append(f"\n{indent}{line}", "cyan")
+    margin = f"\n{' ' * (_STATE_WIDTH + len(_FIX))}"
+    todo = margin.join(_wrap(finding.fix or "", room + _NAME_WIDTH - len(_FIX)))
+    if todo or finding.command:
+        text.append(f"\n{' ' * _STATE_WIDTH}{_FIX}{todo}", "cyan")
     if finding.command:
-        text.append(f"\n{' ' * _STATE_WIDTH}{finding.command}", "bold cyan")
+        text.append(f"{margin if todo else ''}{finding.command}", "bold cyan")
     return text
 
 

@@ -12,6 +12,7 @@ from edge_detector.doctor.context import SERVICE, Context
 from edge_detector.doctor.finding import Finding, error, ok, skipped
 from edge_detector.doctor.host import User
 
+OWN_FOLDER = "/var/lib/edge-detector"
 _GIVEN_BY_UNIT = {  # key of a unit -> where systemd makes folders that the service may write to
     "StateDirectory": "/var/lib",
     "LogsDirectory": "/var/log",
@@ -22,7 +23,7 @@ _GIVEN_BY_UNIT = {  # key of a unit -> where systemd makes folders that the serv
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file or folder that the settings name; `many` is the key of what is written with each inference or object."""
+    """A file or folder that the settings name; `often` where it is written to all the time."""
 
     key: str
     path: str
@@ -76,7 +77,9 @@ def _check_output(context: Context, output: Output, user: User) -> Finding:
     closed = [one for one in [here, *here.parents] if not user.may(context.host.path(one), os.X_OK)]
     if closed or not user.may(context.host.path(here), os.W_OK | os.X_OK):
         where = closed[-1] if closed else here
-        return error("outputs", f"{text}: {user.name} may not write to {where}", command=make)
+        own = not closed and (here != folder or here.is_relative_to(OWN_FOLDER))
+        advice = None if own else f"Name a folder of {user.name} in the settings, such as {OWN_FOLDER}."
+        return error("outputs", f"{text}: {user.name} may not write to {where}", advice, make if own else None)
     if path.is_file() and not user.may(path, os.W_OK):
         return error("outputs", f"{text}: {user.name} may not write to it", command=f"sudo chown {user.name}: {whole}")
     if not _is_open_to_unit(context, whole):
@@ -84,7 +87,7 @@ def _check_output(context: Context, output: Output, user: User) -> Finding:
         return error(
             "outputs",
             f"{text}: the service is shut off from there (ProtectSystem=strict)",
-            "Write to /var/lib/edge-detector instead, or let the service in:",
+            f"Write to {OWN_FOLDER} instead, or let the service in:",
             f"sudo mkdir -p {drop_in} && printf '[Service]\\nReadWritePaths={folder}\\n' | "
             f"sudo tee {drop_in}/paths.conf && sudo systemctl daemon-reload && sudo systemctl restart {SERVICE}",
         )

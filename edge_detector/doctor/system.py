@@ -151,9 +151,9 @@ def check_service(context: Context) -> Iterator[Finding]:
     meaning = f", exit status {status}" + (f": {_EXIT_CODES[status]}" if status in _EXIT_CODES else "")
     if state == "failed":
         last = f"{found}; {unit.get('Result', '?')}{meaning if status else ''}"
-        yield error("service", last, f"When that is put right: sudo systemctl restart {SERVICE}. What it said:", log)
+        yield error("service", last, f"Put that right, then: sudo systemctl restart {SERVICE}. Its log:", log)
     elif unit.get("SubState") == "auto-restart":
-        yield error("service", f"{found}: it ends again and again{meaning if status else ''}", "What it said:", log)
+        yield error("service", f"{found}: it ends again and again{meaning if status else ''}", "Its log:", log)
     elif state != "active":
         yield warning("service", found, command=f"sudo systemctl enable --now {SERVICE}")
     elif restarts:

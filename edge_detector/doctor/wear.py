@@ -92,7 +92,10 @@ def check_cards(context: Context) -> Iterator[Finding]:
         if name.startswith("/dev/mmcblk") or (name.startswith("/") and not name.startswith("/dev/")):
             hints += 1
             yield warning(
-                "sd card", f"swap is on it ({name})", "Swap to compressed memory:", "sudo apt install zram-tools"
+                "sd card",
+                f"swap is on it ({name})",
+                "Swap to compressed memory:",
+                "sudo apt install zram-tools && sudo systemctl disable --now dphys-swapfile",
             )
     if not hints:
         yield ok("sd card", f"{device}: nothing of ours writes to it often, and the journal is kept in memory")

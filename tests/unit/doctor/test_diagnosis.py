@@ -142,7 +142,7 @@ def test_report_for_people_fits_a_terminal_and_keeps_commands_whole() -> None:
     lines = "\n".join(text.plain for text in report.lines(80)).splitlines()
     assert lines[0] == "One"
     assert lines[1] == "ok       first           fine"
-    assert [line for line in lines if len(line) > 80] == [f"         {COMMAND}"]
+    assert [line for line in lines if len(line) > 80] == [f"              {COMMAND}"]
     assert lines[-1] == "1 ok, 1 warning, 1 error, 1 skipped"
     assert report.exit_code == 1
 
