@@ -73,7 +73,7 @@ def test_machine_of_which_nothing_is_known_gives_no_crash(machine: Machine) -> N
         ("htp: 1\n", "htp: unknown key"),
         ("http: [\n", "not valid YAML"),
         ("http: 8080x\n", "http: "),
-        ("[" * 5000, "settings.yaml: "),
+        ("[" * 1500, "settings.yaml: "),
         ("mqtt: {host: a, user: b, password: '{EDGE_DETECTOR_NOT_SET}'}", "EDGE_DETECTOR_NOT_SET"),
     ],
 )
