@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edge_detector.config import SECRET_KEYS, Config, load_config
-from edge_detector.doctor.host import Host, User
+from edge_detector.doctor.host import Host, User, kind_of
 from edge_detector.errors import ConfigError
 
 SERVICE = "edge-detector"
 USUAL_CONFIG = "/etc/edge-detector/edge-detector.yaml"
 _UNIT_KEYS = (
     "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,MainPID,User,SupplementaryGroups,"
-    "EnvironmentFiles,WorkingDirectory,ProtectSystem,ReadWritePaths,StateDirectory,LogsDirectory,CacheDirectory,RuntimeDirectory,PrivateTmp"
+    "EnvironmentFiles,WorkingDirectory,ProtectHome,ProtectSystem,ReadWritePaths,StateDirectory,LogsDirectory,CacheDirectory,RuntimeDirectory,PrivateTmp"
 )
 _SHORTEST_SECRET = 4  # what is shorter would also be found in words that hold no secret
 
@@ -27,9 +28,11 @@ class Context:
 
     def __init__(self, host: Host, config: Path | None) -> None:
         """Look at `host`; without a file `config` the usual one is taken, if it is there."""
-        usual = host.path(USUAL_CONFIG)
         self.host = host
-        self.config_path = config if config is not None or not usual.exists() else usual
+        self.config_path: Path | None = host.path(USUAL_CONFIG) if config is None else config
+        with suppress(PermissionError):  # that there is one, reading it will say
+            if config is None and kind_of(self.config_path) is None:
+                self.config_path = None
 
     @cached_property
     def settings(self) -> Config | ConfigError:
@@ -87,6 +90,10 @@ class Context:
         for name in re.findall(r"(/\S+) \(ignore_errors=", self.unit.get("EnvironmentFiles", "")):
             for key, value in re.findall(r"(?m)^\s*(EDGE_DETECTOR_[A-Z0-9_]+)=(.*)$", self.host.read(name) or ""):
                 os.environ.setdefault(key, value.strip().strip("\"'"))
+        for path in self.host.glob("/etc/edge-detector/secrets/*"):
+            text = self.host.read(f"/etc/edge-detector/secrets/{path.name}")
+            if text is not None:
+                os.environ.setdefault(f"EDGE_DETECTOR_{path.name}", text)
         credentials = self.host.path(f"/run/credentials/{SERVICE}.service")
         if os.access(credentials, os.R_OK):
             os.environ.setdefault("CREDENTIALS_DIRECTORY", str(credentials))

@@ -19,7 +19,7 @@ _PCI = ("0x1ac1", "0x089a")
 _USB3_MBIT = 5000
 _HOT_C = 85.0
 _USB_RULE = 'SUBSYSTEM=="usb", ATTR{idVendor}=="1a6e|18d1", ATTR{idProduct}=="089a|9302", MODE="0660", GROUP="plugdev"'
-_APEX_RULE = 'SUBSYSTEM=="apex", MODE="0660", GROUP="apex"'
+_APEX_RULE = 'SUBSYSTEM=="apex", MODE="0660", GROUP="plugdev"'
 
 
 def check_usb(context: Context) -> Iterator[Finding]:
@@ -76,9 +76,9 @@ def check_pcie(context: Context) -> Iterator[Finding]:
             yield error(
                 "coral pcie",
                 f"{found}: {context.runs_as.name} may not use it",
-                "Give it to the group apex, join that, and restart:",
-                f"echo '{_APEX_RULE}' | sudo tee /etc/udev/rules.d/65-apex.rules && sudo groupadd -f apex && "
-                f"sudo usermod -aG apex {context.runs_as.name}",
+                "Give it to the group plugdev, join that, and restart:",
+                f"echo '{_APEX_RULE}' | sudo tee /etc/udev/rules.d/99-apex.rules && "
+                f"sudo usermod -aG plugdev {context.runs_as.name}",
             )
         elif celsius is not None and celsius >= _HOT_C:
             yield warning("coral pcie", f"{found}: hot, it slows down", "Cool it.")

@@ -27,8 +27,8 @@ def check_settings(context: Context) -> Iterator[Finding]:
     """Whether the settings can be used."""
     if isinstance(context.settings, ConfigError):
         fix = "Correct that; systemd/edge-detector.yaml holds every key with its meaning."
-        if "the environment has no" in str(context.settings):
-            fix = "Secrets of the service are for root to read: run it with sudo, or set the variable."
+        if "the environment has no" in str(context.settings) or "Permission denied" in str(context.settings):
+            fix = "Settings and secrets of the service are for root to read: run it with sudo."
         yield error("settings", str(context.settings), fix)
     elif context.config_path is None:
         yield ok("settings", "no file; the defaults")

@@ -226,6 +226,20 @@ class Host:
         return "Raspberry Pi" in (self.read("/proc/device-tree/model") or "")
 
 
+def kind_of(path: Path) -> str | None:
+    """Return "folder", "file", or None where there is nothing; Python releases differ in what `Path.exists` raises.
+
+    Raises:
+        PermissionError: we may not look there.
+    """
+    try:
+        return "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+
+
 def owned_by(path: Path, group: int) -> bool:
     """Return whether a device's node is of a group."""
     try:

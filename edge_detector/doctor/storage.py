@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_detector.config import Config
 from edge_detector.doctor.context import SERVICE, Context
 from edge_detector.doctor.finding import Finding, error, ok, skipped
-from edge_detector.doctor.host import User
+from edge_detector.doctor.host import User, kind_of
 
 OWN_FOLDER = "/var/lib/edge-detector"
 _GIVEN_BY_UNIT = {  # key of a unit -> where systemd makes folders that the service may write to
@@ -65,12 +65,15 @@ def check_outputs(context: Context) -> Iterator[Finding]:
 def _check_output(context: Context, output: Output, user: User) -> Finding:
     whole = whole_path(context, output.path)
     path, text = context.host.path(whole), f"{output.key}: {output.path}"
-    folder = whole if output.is_folder else whole.parent
-    if path.exists() and path.is_dir() != output.is_folder:
-        return error("outputs", f"{text} is a {'folder' if path.is_dir() else 'file'}", "Name another in the settings.")
-    here = folder
-    while not context.host.path(here).is_dir() and here != here.parent:
-        here = here.parent
+    folder = here = whole if output.is_folder else whole.parent
+    try:
+        kind = kind_of(path)
+        while kind_of(context.host.path(here)) != "folder" and here != here.parent:
+            here = here.parent
+    except PermissionError:
+        return skipped("outputs", f"{text}: hidden from this user; run it with sudo")
+    if kind is not None and (kind == "folder") != output.is_folder:
+        return error("outputs", f"{text} is a {kind}", "Name another in the settings.")
     make = f"sudo mkdir -p {folder} && sudo chown {user.name}: {folder}"
     if here != folder and not output.is_folder:
         return error("outputs", f"{text}: there is no folder {folder}", command=make)
@@ -80,8 +83,12 @@ def _check_output(context: Context, output: Output, user: User) -> Finding:
         own = not closed and (here != folder or here.is_relative_to(OWN_FOLDER))
         advice = None if own else f"Name a folder of {user.name} in the settings, such as {OWN_FOLDER}."
         return error("outputs", f"{text}: {user.name} may not write to {where}", advice, make if own else None)
-    if path.is_file() and not user.may(path, os.W_OK):
+    if kind == "file" and not user.may(path, os.W_OK):
         return error("outputs", f"{text}: {user.name} may not write to it", command=f"sudo chown {user.name}: {whole}")
+    if _hides(context, whole):
+        return error(
+            "outputs", f"{text}: the service has no such folder (ProtectHome, PrivateTmp)", f"Write to {OWN_FOLDER}."
+        )
     if not _is_open_to_unit(context, whole):
         drop_in = f"/etc/systemd/system/{SERVICE}.service.d"
         return error(
@@ -105,10 +112,16 @@ def _is_open_to_unit(context: Context, path: Path) -> bool:
     if context.unit.get("ProtectSystem") != "strict":
         return True
     folders = ["/dev/shm", *(word.lstrip("-+") for word in context.unit.get("ReadWritePaths", "").split())]
-    folders += ["/tmp", "/var/tmp"] if context.unit.get("PrivateTmp") == "yes" else []
     for key, parent in _GIVEN_BY_UNIT.items():
         folders += [f"{parent}/{word.partition(':')[0]}" for word in context.unit.get(key, "").split()]
     return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _hides(context: Context, path: Path) -> bool:
+    """Return whether the service's sandbox hides a path from it."""
+    hidden = ["/home", "/root", "/run/user"] if context.unit.get("ProtectHome") in ("yes", "tmpfs") else []
+    hidden += ["/tmp", "/var/tmp"] if context.unit.get("PrivateTmp") == "yes" else []
+    return any(path.is_relative_to(folder) for folder in hidden)
 
 
 def check_inputs(context: Context) -> Iterator[Finding]:
@@ -118,29 +131,31 @@ def check_inputs(context: Context) -> Iterator[Finding]:
         yield skipped("inputs", "the settings cannot be used")
         return
     named = {"model.labelmap_path": config.model.labelmap_path, "model.edgetpu_path": config.model.edgetpu_path}
-    named |= {key: getattr(config.mqtt, key) for key in ("tls_ca_certs", "tls_client_cert", "tls_client_key")}
+    named |= {f"mqtt.{key}": getattr(config.mqtt, key) for key in ("tls_ca_certs", "tls_client_cert", "tls_client_key")}
     named |= {"web.tls_cert": config.web.tls_cert, "web.tls_key": config.web.tls_key}
-    if "/" in config.model.path:
-        named["model.path"] = config.model.path
-    if context.config_path is not None and context.unit:
-        named["settings"] = str(context.config_path)
-    user, wrong = context.runs_as, False
-    for key, name in named.items():
-        if name is None:
-            continue
-        path = whole_path(context, name)
-        below = Path(name) if key == "settings" else context.host.path(path)
-        if not below.exists():
-            wrong = True
-            yield error("inputs", f"{key}: {name}: no such file", "Correct the path in the settings.")
-        elif not user.may(below, os.R_OK):
-            wrong = True
-            command = f"sudo chgrp {user.name} {path} && sudo chmod g+r {path}"
-            yield error("inputs", f"{key}: {name}: {user.name} may not read it", command=command)
-    if not wrong:
-        count = sum(name is not None for name in named.values())
-        yield (
-            ok("inputs", f"{count} files, read by {user.name}")
-            if count
-            else skipped("inputs", "no files in the settings")
-        )
+    named["model.path"] = config.model.path if os.sep in config.model.path else None
+    paths = {key: whole_path(context, name) for key, name in named.items() if name is not None}
+    wrong = [found for key, path in paths.items() if (found := _check_input(context, key, path)) is not None]
+    yield from wrong
+    if not paths:
+        yield skipped("inputs", "the settings name no certificates, labels or models")
+    elif not wrong:
+        yield ok("inputs", f"{', '.join(paths)}: read by {context.runs_as.name}")
+
+
+def _check_input(context: Context, key: str, path: Path) -> Finding | None:
+    user, below = context.runs_as, context.host.path(path)
+    try:
+        if kind_of(below) is None:
+            return error("inputs", f"{key}: {path}: no such file", "Correct the path in the settings.")
+    except PermissionError:
+        return skipped("inputs", f"{key}: {path}: hidden from this user; run it with sudo")
+    closed = [one for one in path.parents if not user.may(context.host.path(one), os.X_OK)]
+    if _hides(context, path) or closed:
+        why = f"may not enter {closed[-1]}" if closed else "sees nothing of that (ProtectHome, PrivateTmp)"
+        copy = f"sudo install -o {user.name} -m 0640 {path} {OWN_FOLDER}/"
+        return error("inputs", f"{key}: {path}: {user.name} {why}", "Copy it, and name the copy in the settings:", copy)
+    if not user.may(below, os.R_OK):
+        command = f"sudo chgrp {user.name} {path} && sudo chmod g+r {path}"
+        return error("inputs", f"{key}: {path}: {user.name} may not read it", command=command)
+    return None

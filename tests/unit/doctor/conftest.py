@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,26 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", str(made.programs))
     monkeypatch.setenv("PYTHONPATH", f"{made.modules}:{REPOSITORY}")
     return made
+
+
+@pytest.fixture
+def seen_by_nobody() -> Iterator[tuple[Machine, Callable[[], AbstractContextManager[None]]]]:
+    """A machine that everybody may look at, and what makes this process nobody for a while."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody who may not look at what is root's")
+
+    @contextmanager
+    def as_nobody() -> Iterator[None]:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield Machine(folder), as_nobody
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,24 +82,12 @@ def test_our_own_process_may_hold_the_camera(machine: Machine, start: Callable, 
     assert (found.state, str(device) in found.found) == ("ok", True), found
 
 
-@pytest.fixture
-def nobody() -> Iterator[Path]:
-    """A folder that everybody may read, while this process is nobody."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody who may not look at root's processes")
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    (folder / "dev").mkdir()
-    (folder / "dev" / "video0").touch()
-    (folder / "proc").symlink_to("/proc")
-    os.seteuid(65534)
-    yield folder
-    os.seteuid(0)
-    shutil.rmtree(folder)
-
-
-def test_processes_that_may_not_be_asked_are_said_to_be(nobody: Path) -> None:
-    found = [*camera.check_holders(Context(Host(root=nobody), None))]
+def test_processes_that_may_not_be_asked_are_said_to_be(seen_by_nobody: tuple[Machine, Callable]) -> None:
+    machine, as_nobody = seen_by_nobody
+    machine.write("/dev/video0")
+    machine.real_processes()
+    with as_nobody():
+        found = [*camera.check_holders(Context(Host(root=machine.root), None))]
     assert [one.state for one in found] == ["skipped"]
     assert "run it with sudo" in found[0].found
 

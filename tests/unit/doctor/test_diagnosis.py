@@ -92,11 +92,16 @@ def test_settings_that_are_missing_are_an_error_only_where_they_were_named(machi
     assert run_all(machine, check_settings)[0].state == "error"
 
 
-def test_secrets_of_the_service_are_taken_from_its_environment_file(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("EDGE_DETECTOR_DOOR", raising=False)
-    machine.write("/etc/default/edge-detector", 'EDGE_DETECTOR_DOOR="s3same0pen"\n')
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("/etc/default/edge-detector", 'EDGE_DETECTOR_DOOR="s3same0pen"\n'),
+        ("/etc/edge-detector/secrets/DOOR", "s3same0pen\n"),
+    ],
+)
+def test_secrets_of_the_service_are_taken_from_where_it_gets_them(machine: Machine, name: str, text: str) -> None:
+    assert "EDGE_DETECTOR_DOOR" not in os.environ
+    machine.write(name, text)
     machine.unit("EnvironmentFiles=/etc/default/edge-detector (ignore_errors=yes)")
     path = machine.write("settings.yaml", "source: 'rtsp://ada:{EDGE_DETECTOR_DOOR}@127.0.0.1:1/x'")
     try:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_detector.doctor import access, storage, wear
+from edge_detector.doctor.context import Context
+from edge_detector.doctor.diagnosis import check_settings
+from edge_detector.doctor.host import Host
 
 if TYPE_CHECKING:
     from tests.unit.doctor.conftest import Machine
@@ -120,10 +124,47 @@ def test_certificates_that_cannot_be_read_are_told(machine: Machine) -> None:
     (found,) = machine.check(storage.check_inputs, config)
     assert (found.state, found.found) == ("error", "web.tls_key: /etc/tls/key.pem: edge-detector may not read it")
     (machine.root / "etc/tls/key.pem").chmod(0o644)
-    assert machine.check(storage.check_inputs, config)[0].found == "2 files, read by edge-detector"
+    assert machine.check(storage.check_inputs, config)[0].found == "web.tls_cert, web.tls_key: read by edge-detector"
     (machine.root / "etc/tls/cert.pem").unlink()
     (found,) = machine.check(storage.check_inputs, config)
     assert (found.state, "no such file" in found.found) == ("error", True), found
+
+
+def test_model_in_a_home_that_the_service_does_not_see_is_told(machine: Machine) -> None:
+    machine.write("/etc/passwd", SERVICE_USER)
+    machine.write("/home/ada/mine.tflite")
+    config = "{model: {path: /home/ada/mine.tflite}, recordings: {path: /tmp/clips}}"
+    assert machine.check(storage.check_inputs, config)[0].state == "ok"
+    machine.unit("ProtectHome=yes\nPrivateTmp=yes\nUser=edge-detector")
+    (found,) = machine.check(storage.check_inputs, config)
+    assert (found.state, "sees nothing of that" in found.found) == ("error", True), found
+    assert found.command == "sudo install -o edge-detector -m 0640 /home/ada/mine.tflite /var/lib/edge-detector/"
+    make_folder(machine, 0o777, "/tmp")
+    (found,) = machine.check(storage.check_outputs, config)
+    assert (found.state, "has no such folder" in found.found) == ("error", True), found
+    machine.unit("User=edge-detector")
+    (machine.root / "home/ada").chmod(0o700)
+    (found,) = machine.check(storage.check_inputs, config)
+    assert (found.state, "may not enter /home/ada" in found.found) == ("error", True), found
+
+
+def test_what_is_hidden_from_this_user_is_skipped(seen_by_nobody: tuple[Machine, Callable]) -> None:
+    machine, as_nobody = seen_by_nobody
+    machine.write("/etc/passwd", SERVICE_USER)
+    make_folder(machine, 0o700)
+    settings = machine.write(
+        "settings.yaml", f"{{{EVENTS[:-1]}}}, web: {{tls_cert: {FOLDER}/c, tls_key: {FOLDER}/k}}}}"
+    )
+    machine.write("/etc/edge-detector/edge-detector.yaml")
+    (machine.root / "etc/edge-detector").chmod(0o700)
+    with as_nobody():
+        context = Context(Host(root=machine.root), settings)
+        found = [*storage.check_outputs(context), *storage.check_inputs(context), *wear.check_space(context)]
+        (told,) = check_settings(Context(Host(root=machine.root), None))
+    assert [one.state for one in found[:3]] == ["skipped"] * 3, found
+    assert all("run it with sudo" in one.found for one in found[:3])
+    assert found[3].found.endswith("at /var/lib/edge-detector (events.path)")
+    assert (told.state, "run it with sudo" in str(told.fix)) == ("error", True), told
 
 
 def test_outputs_and_inputs_are_skipped_where_none_are_named(machine: Machine) -> None:
