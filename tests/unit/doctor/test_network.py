@@ -134,6 +134,40 @@ def test_broker_without_tls_where_we_want_it_is_told(machine: Machine, broker: C
     assert (found.state, "mqtt.tls" in str(found.fix)) == ("error", True), found
 
 
+@pytest.mark.parametrize(("name", "more", "state", "words"), [
+    ("127.0.0.1", "tls_ca_certs: {own}", "ok", "lets us in"),
+    ("127.0.0.1", "tls: true", "error", "self-signed certificate"),
+    ("localhost", "tls_ca_certs: {own}", "error", "not valid for"),
+    ("localhost", "tls_ca_certs: {own}, tls_insecure: true", "ok", "lets us in"),
+    ("127.0.0.1", "tls_ca_certs: /nowhere.pem", "error", "No such file"),
+])  # fmt: skip
+def test_certificate_that_is_not_trusted_is_told(
+    machine: Machine, tmp_path: Path, broker: Callable[..., int], name: str, more: str, state: str, words: str
+) -> None:
+    openssl = shutil.which("openssl", path="/usr/bin:/usr/local/bin")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    own, key = tmp_path / "own.pem", tmp_path / "key.pem"
+    request = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=broker",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    subprocess.run([openssl, *request, "-keyout", key, "-out", own], check=True, capture_output=True)
+    port = broker("allow_anonymous true", f"certfile {own}", f"keyfile {key}")
+    (found,) = machine.check(network.check_broker, f"mqtt: {{host: {name}, port: {port}, {more.format(own=own)}}}")
+    assert (found.state, words in found.found) == (state, True), found
+    assert state == "ok" or "mqtt.tls" in str(found.fix)
+
+
 def test_what_is_no_broker_is_told(machine: Machine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=lambda: server.accept()[0].close())
