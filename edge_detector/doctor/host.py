@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PIP = f"{sys.executable} -m pip"
+PIP = f"{'' if os.access(sys.prefix, os.W_OK) else 'sudo '}{sys.executable} -m pip"
 OURS = re.compile(r"(.*/)?edge[-_]detector(\.[\w.]+)?|.*/edge_detector/__main__\.py")
 
 

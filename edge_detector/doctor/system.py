@@ -30,6 +30,10 @@ _EXIT_CODES = {
     73: "an output cannot be written",
     75: "all cameras were lost",
     78: "the settings are wrong",
+    203: "the program of the unit cannot be started",  # from here on systemd's own
+    216: "a group of the unit does not exist",
+    217: "the user of the unit does not exist",
+    226: "the sandbox of the unit cannot be set up",
 }
 _POWER = "Use the power supply made for this Pi (5 V 3 A; Pi 5: 5 V 5 A) and a short cable; unplug what it feeds."
 _COOLING = "Give it a heat sink or a fan, and air; or lower detect_fps in the settings."
