@@ -13,7 +13,7 @@ from edge_detector.doctor import access, camera, coral, model, network, software
 from edge_detector.doctor.context import Context
 from edge_detector.doctor.finding import Finding, error, ok
 from edge_detector.doctor.host import Host
-from edge_detector.errors import ConfigError
+from edge_detector.errors import ConfigError, ConfigFileError
 from edge_detector.sources import redact
 
 logger = logging.getLogger(__name__)
@@ -26,10 +26,13 @@ HIDDEN = "***"
 def check_settings(context: Context) -> Iterator[Finding]:
     """Whether the settings can be used."""
     if isinstance(context.settings, ConfigError):
-        fix = "Correct that; systemd/edge-detector.yaml holds every key with its meaning."
+        fix = "Correct that; edge-detector.yaml of the repository holds every key with its meaning."
         if "the environment has no" in str(context.settings) or "Permission denied" in str(context.settings):
             fix = "Settings and secrets of the service are for root to read: run it with sudo."
-        yield error("settings", str(context.settings), fix)
+        wrong = context.settings
+        *lines, last = wrong.lines if isinstance(wrong, ConfigFileError) else [str(wrong)]
+        yield from (error("settings", line) for line in lines)
+        yield error("settings", last, fix)
     elif context.config_path is None:
         yield ok("settings", "no file; the defaults")
     else:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 PIP = f"{'' if os.access(sys.prefix, os.W_OK) else 'sudo '}{sys.executable} -m pip"
+# Not as a module: importing the package takes longer than most of what is tried.
+_RUN_PROBE = f"import runpy; runpy.run_path({str(Path(__file__).with_name('probe.py'))!r}, run_name='__main__')"
 OURS = re.compile(r"(.*/)?edge[-_]detector(\.[\w.]+)?|.*/edge_detector/__main__\.py")
 
 
@@ -139,7 +141,7 @@ class Host:
         Raises:
             ProbeError: it did, or what was tried failed.
         """
-        command = [self.interpreter, "-m", "edge_detector.doctor.probe", what, json.dumps(argument)]
+        command = [self.interpreter, "-c", _RUN_PROBE, what, json.dumps(argument)]
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""What may crash or hang, tried in a process of its own: `python -m edge_detector.doctor.probe WHAT JSON`.
+"""What may crash or hang, tried in a process of its own; the arguments are WHAT and JSON.
 
 The last line that it prints is {"result": ...} or {"error": "...", "kind": "ValueError"}.
 """
@@ -16,8 +16,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from edge_detector.errors import EdgeDetectorError
-
 
 def main() -> None:
     """Do what the command line names, and print what came of it."""
@@ -27,7 +25,7 @@ def main() -> None:
         answer = {"result": _PROBES[what](argument)}
     except Exception as error:  # noqa: BLE001 - all that a foreign library may raise
         kind = type(error).__name__
-        prefix = "" if isinstance(error, EdgeDetectorError) else f"{kind}: "
+        prefix = "" if type(error).__module__ == "edge_detector.errors" else f"{kind}: "
         answer = {"error": f"{prefix}{' '.join(str(error).split())}", "kind": kind}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
