@@ -259,6 +259,27 @@ def cameras() -> None:
         _say("no camera found; a CSI camera needs python3-picamera2, a USB camera shows as /dev/videoN")
 
 
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="YAML file; else the one of the service in /etc.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at all that can be wrong with this machine, and say how to put it right.
+
+    The exit code is 1 if there are errors; warnings do not count.
+    """
+    from edge_detector.doctor.diagnosis import diagnose
+    from edge_detector.doctor.report import Report
+
+    report, output = Report(diagnose(config)), Console(soft_wrap=True, highlight=False)
+    if as_json:
+        print(json.dumps(report.to_json()))
+    else:
+        for line in report.lines(output.width):
+            output.print(line)
+    raise typer.Exit(report.exit_code)
+
+
 def main() -> None:
     """Run the command; every error of this package becomes one line and its exit code."""
     try:

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("config_checks", "config_file", "config_options")),
     (3, ("sources.camera", "sources", "backends", "publishers", "overlay_shapes", "overlay", "jpeg")),
     (5, ("loader", "detector", "runtime.pipeline", "runtime.feed", "runtime.process")),
-    (6, ("runtime", "cli", "commands", "__main__", "")),
+    (6, ("runtime", "doctor", "cli", "commands", "__main__", "")),
 )
 STAGES = ("sources", "preprocess", "backends", "postprocess", "tracking", "publishers")
 OPTIONAL = ("ai_edge_litert", "tflite_runtime", "tensorflow", "torch", "picamera2", "libcamera", "paho", "aiohttp")
