@@ -235,7 +235,8 @@ class Proof:
         assert self.state(ActiveState="active", MainPID=running)
         self.put("/etc/edge-detector/edge-detector.yaml", settings(more=hook))
 
-        self.sh(f"{COPY}; echo 'raise OSError(5)' >>/root/new/edge_detector/runtime/service.py")
+        broken = "def run_service(*_, **__): raise OSError(5)"  # which no check before the start sees
+        self.sh(f"{COPY}; echo '{broken}' >>/root/new/edge_detector/runtime/service.py")
         assert "the former one runs again" in self.show("/root/new/systemd/install.sh 2>&1 || true")
         self.until(ActiveState="active")
         assert self.sh("readlink /opt/edge-detector/venv") == release
