@@ -248,7 +248,8 @@ restart() {
         say "$unit: $state $(systemctl show --property=StatusText --value "$unit")"
         [ "$state" = failed ] || continue
         failed=1
-        journalctl --quiet --no-pager --output=cat --lines=5 "_SYSTEMD_UNIT=$unit" | sed 's/^/    /' >&2 || true
+        journalctl --quiet --no-pager --output=cat --lines=3 "_SYSTEMD_UNIT=$unit" |
+            sed 's/^/    /' | tail -n 3 >&2 || true
     done
     return $failed
 }
