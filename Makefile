@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: run test lint check models clean
+.PHONY: run test lint check models pi-acceptance clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## Detect on the first camera found, else on the demo clip; prints the address to open.
@@ -27,6 +27,14 @@ models: $(VENV)/.convert  ## Make the shipped models again; CALIBRATION is the f
 	    --input-size $$side --output models/ssd_resnet50_fpn_person_$${side}_int8.tflite || exit; \
 	done
 
+# INTERACTIVE=1: with steps for a person, such as unplugging. WATCH_S: how long the service is watched.
+WATCH_S ?= 60
+INTERACTIVE ?=
+EDGETPU_MODEL ?=
+pi-acceptance: $(VENV)/.accept  ## Try out this machine, cameras and Edge TPU too; writes pi-acceptance-HOST-DATE.md.
+	EDGE_DETECTOR_INTERACTIVE=$(INTERACTIVE) EDGE_DETECTOR_EDGETPU_MODEL=$(EDGETPU_MODEL) \
+	  $(BIN)/python tests/hardware/acceptance.py --seconds $(WATCH_S)
+
 clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -37,6 +45,10 @@ $(VENV)/.runtime: $(SETUP) | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.accept: $(VENV)/.runtime
+	$(BIN)/python -m pip install -qq 'pytest>=8'
 	@touch $@
 
 $(VENV)/.convert: $(VENV)/.runtime
