@@ -24,7 +24,7 @@ import pi_machine
 import pytest
 
 HERE = Path(__file__).parent
-SIGNS = {"passed": "✅ passed", "skipped": "➖ skipped", "failed": "❌ **failed**"}
+SIGNS = {"passed": "✅ passed", "failed": "❌ **failed**", "skipped": "skipped"}
 CHAPTERS = {
     "test_installation": "Installation and models",
     "test_live_service": "The service, live",
@@ -89,11 +89,12 @@ class Report:
         counts = ", ".join(
             f"{number} {word}" for word in SIGNS if (number := sum(one.outcome == word for one in self.outcomes))
         )
-        lines = [f"# edge_detector on {self.machine['machine']}", "", f"**{counts}** ({self.time})", ""]
+        lines = [f"# Acceptance on {self.machine['machine']}", "", f"**{counts}** ({self.time})", ""]
         lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(text)} |" for name, text in self.machine.items())]
-        for chapter in dict.fromkeys(one.chapter for one in self.outcomes):
-            lines += ["", f"## {CHAPTERS.get(chapter, chapter)}", "", "| test | outcome | measured |", "|---|---|---|"]
-            lines += [_row(one) for one in self.outcomes if one.chapter == chapter]
+        for chapter in dict.fromkeys([*CHAPTERS, *(one.chapter for one in self.outcomes)]):
+            found = [one for one in self.outcomes if one.chapter == chapter]
+            if found:
+                lines += ["", f"## {CHAPTERS.get(chapter, chapter)}", "", *_table(found), *_skipped(found)]
         if self.doctor is not None:
             lines += ["", "## edge-detector doctor", "", "```", self.doctor.strip(), "```"]
         return "\n".join(lines) + "\n"
@@ -108,7 +109,9 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     os.environ["EDGE_DETECTOR_ACCEPTANCE_S"] = str(given.seconds)
     collector = Collector()
-    print(f"{pi_machine.model()}: this takes about {1 + given.seconds / 60:.0f} minutes on a Raspberry Pi 5", flush=True)
+    print(
+        f"{pi_machine.model()}: this takes about {1 + given.seconds / 60:.0f} minutes on a Raspberry Pi 5", flush=True
+    )
     code = int(pytest.main(["-v", "--tb=short", str(HERE), *given.pytest], plugins=[collector]))
     now = datetime.now(timezone.utc)
     report = Report(
@@ -152,6 +155,22 @@ def _reason(report: pytest.TestReport) -> str:
 
 def _last_line(report: Any) -> str:
     return next(iter(reversed(report.longreprtext.strip().splitlines())), "")
+
+
+def _table(outcomes: list[Outcome]) -> list[str]:
+    rows = [_row(one) for one in outcomes if one.outcome != "skipped"]
+    return ["| test | outcome | measured |", "|---|---|---|", *rows] if rows else []
+
+
+def _skipped(outcomes: list[Outcome]) -> list[str]:
+    """Return a line per reason, with all that was skipped for it."""
+    skipped = [one for one in outcomes if one.outcome == "skipped"]
+    titles: dict[str, list[str]] = {}
+    for one in skipped:
+        titles.setdefault(one.reason, []).append(one.title)
+    return (
+        ["", *(f"- skipped, {_cell(reason)}: {', '.join(names)}" for reason, names in titles.items())] if titles else []
+    )
 
 
 def _row(one: Outcome) -> str:

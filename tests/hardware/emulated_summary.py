@@ -16,7 +16,8 @@ def main(title: str, folder: Path) -> None:
         bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         skipped = int(suite.get("skipped", 0))
         passed = int(suite.get("tests", 0)) - bad - skipped
-        print(f"{title}: core tests: {passed} passed, {bad} failed, {skipped} skipped, {float(suite.get('time', 0)):.0f} s")
+        took_s = float(suite.get("time", 0))
+        print(f"{title}: core tests: {passed} passed, {bad} failed, {skipped} skipped, {took_s:.0f} s")
     for path in sorted(folder.glob("*/*.json")):
         report = json.loads(path.read_text())
         machine = report["machine"]

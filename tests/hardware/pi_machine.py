@@ -34,8 +34,9 @@ def describe() -> dict[str, str]:
         "processor": f"{platform.machine()}, {os.cpu_count()} cores",
         "memory": _memory(),
         "system": _system(),
-        "kernel": f"{platform.release()}, {platform.version()}",
-        "Python": f"{platform.python_version()}, {64 if sys.maxsize > 2**32 else 32} bit, {platform.libc_ver()[1]}",
+        "kernel": platform.release(),
+        "Python": f"{platform.python_version()}, {64 if sys.maxsize > 2**32 else 32} bit",
+        "C library": " ".join(platform.libc_ver()),
         "libcamera": _answer("libcamera-hello", "--version") or _answer("rpicam-hello", "--version") or "no",
         "libedgetpu": ctypes.util.find_library("edgetpu") or "no",
         "Edge TPU": ", ".join(corals()) or "no",
@@ -51,8 +52,8 @@ def model() -> str:
         return tree.read_text().strip("\0\n ")
     for line in _lines(Path("/proc/cpuinfo")):
         if line.startswith("model name"):
-            return f"no Raspberry Pi: {line.partition(':')[2].strip()}"
-    return "unknown"
+            return f"a PC, {line.partition(':')[2].strip()}"
+    return f"unknown, {platform.machine()}"
 
 
 def installed(package: str) -> str | None:

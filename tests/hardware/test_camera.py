@@ -137,15 +137,14 @@ def test_opens_again_after_it_was_closed_and_leaves_nothing(camera: ConnectedCam
         once()
     figure("opening, a picture, closing", f"{(time.monotonic() - start_s) / REOPENINGS:.2f} s")
     after = open_fds(), threading.active_count()
-    assert after[0] <= before[0] + 1 and after[1] <= before[1], f"files, threads: {before} -> {after}"
+    assert after[0] <= before[0] + 1, f"files: {before[0]} -> {after[0]}"
+    assert after[1] <= before[1], f"threads: {before[1]} -> {after[1]}"
 
 
 def test_second_program_is_told_that_it_is_in_use(camera: ConnectedCamera, figure: Any) -> None:
     with opened(camera) as source:
         first(source)
-        result = subprocess.run(
-            [sys.executable, "-c", _BUSY, camera.uri], capture_output=True, text=True, timeout=60
-        )
+        result = subprocess.run([sys.executable, "-c", _BUSY, camera.uri], capture_output=True, text=True, timeout=60)
         assert result.returncode == 7, f"it could be opened twice: {result.stdout} {result.stderr}"
         figure("said", result.stdout.strip().splitlines()[-1])
         assert first(source) is not None, "the first one goes on"
@@ -231,7 +230,9 @@ def offered_sizes(camera: ConnectedCamera) -> list[tuple[int, int]]:
 
 def likeness(image: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
     """Return the correlation of two pictures in grey and small, -1 to 1."""
-    small = [cv2.resize(cv2.cvtColor(np.ascontiguousarray(one), cv2.COLOR_RGB2GRAY), (32, 24)) for one in (image, other)]
+    small = [
+        cv2.resize(cv2.cvtColor(np.ascontiguousarray(one), cv2.COLOR_RGB2GRAY), (32, 24)) for one in (image, other)
+    ]
     columns = [one.ravel().astype(np.float64) - one.mean() for one in small]
     scale = float(np.linalg.norm(columns[0]) * np.linalg.norm(columns[1]))
     return float(columns[0] @ columns[1]) / scale if scale else 0.0

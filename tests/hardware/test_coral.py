@@ -69,7 +69,9 @@ def models(library: str) -> tuple[Path, Path]:
     compiled = Path(named)
     beside = compiled.with_name(compiled.name.replace("_edgetpu", ""))
     twin = Path(os.environ.get("EDGE_DETECTOR_EDGETPU_TWIN") or beside)
-    assert compiled.is_file() and twin.is_file() and twin != compiled, f"{compiled} and {twin} must be two files"
+    assert compiled.is_file(), compiled
+    assert twin.is_file(), f"{twin}: name the model for the CPU in EDGE_DETECTOR_EDGETPU_TWIN"
+    assert twin != compiled, "the model for the CPU is to be another file"
     return compiled, twin
 
 
@@ -104,9 +106,7 @@ def test_outputs_are_those_of_the_cpu(
     assert min(cosines.values()) >= COSINE_AT_LEAST, cosines
 
 
-def test_finds_what_the_cpu_finds(
-    models: tuple[Path, Path], options: DeviceOptions, photo: Frame, figure: Any
-) -> None:
+def test_finds_what_the_cpu_finds(models: tuple[Path, Path], options: DeviceOptions, photo: Frame, figure: Any) -> None:
     with closing(Detector.open(str(models[1]), threshold=0.3)) as cpu:
         wanted = cpu.detect(photo)
     with closing(Detector.open(str(models[1]), threshold=0.3, device=options)) as accelerator:
@@ -122,9 +122,8 @@ def test_finds_what_the_cpu_finds(
 
 def test_time_of_an_inference(models: tuple[Path, Path], options: DeviceOptions, figure: Any) -> None:
     medians_ms = {}
-    for title, options in ("CPU", DeviceOptions("cpu")), ("Edge TPU", options):
-        backend = open_device(models[1], options)
-        with closing(backend):
+    for title, device in ("CPU", DeviceOptions("cpu")), ("Edge TPU", options):
+        with closing(open_device(models[1], device)) as backend:
             tensor = np.zeros(backend.input_shape, tensor_dtype(backend))
             backend.infer(tensor)
             times_ms = []
