@@ -60,7 +60,7 @@ inside() {
         mkdir -p "$tree/root/.cache" && mount --bind "$0" "$tree/root/.cache"
         exec chroot "$tree" "$@"' "$TREES/cache" "$tree" \
         env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
-        QEMU_CPU="${CPU:-cortex-a76}" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all: \
+        QEMU_CPU="${CPU:-cortex-a76}" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all: PIP_NO_COMPILE=1 \
         ${PIP_CERT:+PIP_CERT=/root/ca.crt} "$@"
 }
 
