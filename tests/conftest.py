@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,13 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as in a shell's background job, and inherited by child processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+with suppress(ImportError):  # the acceptance of a Raspberry Pi does without it
+    from hypothesis import HealthCheck, settings
+
+    # A Raspberry Pi, or a PC that does other things too, takes longer than the 200 ms that an example is given.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
