@@ -4,8 +4,9 @@
 #   tests/hardware/emulated.sh                      # bookworm and trixie, 64 bit (Raspberry Pi OS of 2023 and 2025)
 #   tests/hardware/emulated.sh bookworm:armhf       # 32 bit, with tflite-runtime
 # TREES keeps trees and downloads (2 GB per tree), so that the second run is quick. CPUS are the processors emulated, which
-# choose the kernels of int8 inference: cortex-a72 is the Raspberry Pi 4, cortex-a76 the 5. With "max", all that qemu 7.2 knows,
-# LiteRT 2.3.0 finds garbage: i8mm, SVE or SME, which no Raspberry Pi has; whether qemu or its kernels are wrong is not known.
+# choose the kernels of int8 inference: cortex-a72 is the Raspberry Pi 4, cortex-a76 the 5. They give the same bytes, and so
+# does "max,sme=off" of qemu 7.2. With "max", which has SME as no Raspberry Pi does, LiteRT 2.3.0 finds garbage: whether
+# qemu's SME or its kernels for it are wrong is not known.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 TREES=${TREES:-/var/tmp/edge_detector_arm}
