@@ -38,8 +38,9 @@ def ask(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
         pytest.skip("a step for a person: make pi-acceptance INTERACTIVE=1")
 
     def prompt(text: str) -> None:
-        with capfd.disabled():
-            input(f"\n>>> {text}, then press Enter: ")
+        with capfd.disabled(), Path("/dev/tty").open() as terminal:  # pytest keeps standard input to itself
+            print(f"\n>>> {text}, then press Enter: ", end="", flush=True)
+            terminal.readline()
 
     return prompt
 
