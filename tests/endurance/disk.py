@@ -1,0 +1,66 @@
+"""A small disk of its own: ext4 in a file where that can be mounted, else tmpfs; both need root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+
+class SmallDisk:
+    """A file system of `megabytes`, mounted at `folder` while `kind` is not ""."""
+
+    def __init__(self, folder: Path, megabytes: int) -> None:
+        self.folder = folder
+        self.image = folder.with_name(folder.name + ".img")
+        self._ballast = folder / "ballast"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.kind = ""
+        if self._mount_ext4(megabytes):
+            self.kind = "ext4"
+        elif _runs("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)):
+            self.kind = "tmpfs"
+
+    def fill(self) -> None:
+        """Take all the room that is left."""
+        with self._ballast.open("ab") as file:
+            step = 64 * 1024 * 1024
+            while step >= 4096:
+                try:
+                    os.posix_fallocate(file.fileno(), file.tell(), step)
+                    file.seek(0, os.SEEK_END)
+                except OSError:
+                    step //= 4
+
+    def free(self) -> None:
+        """Give it back."""
+        self._ballast.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unmount it, and delete all that is on it."""
+        if self.kind and not _runs("umount", str(self.folder)):
+            _runs("umount", "--lazy", str(self.folder))
+        self.kind = ""
+        self.image.unlink(missing_ok=True)
+
+    def _mount_ext4(self, megabytes: int) -> bool:
+        if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+            return False
+        with self.image.open("wb") as file:
+            file.truncate(megabytes * 1024 * 1024)
+        if _runs("mkfs.ext4", "-q", "-m", "0", str(self.image)):
+            for options in ("loop,commit=1", "loop"):
+                if _runs("mount", "-o", options, str(self.image), str(self.folder)):
+                    return True
+        with suppress(OSError):
+            self.image.unlink()
+        return False
+
+
+def _runs(*command: str) -> bool:
+    try:
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
