@@ -50,7 +50,7 @@ class Deliveries:
             self._armed_s = time.monotonic()
 
     def wait(self, bound_s: float) -> tuple[dict[str, float], list[str]]:
-        """Return the seconds from `arm` until each sink delivered again, and the sinks that have not within the bound."""
+        """Return the seconds from `arm` until each sink delivered again, and the sinks that have not in time."""
         while True:
             with self._lock:
                 recovered = dict(self._recovered_s)

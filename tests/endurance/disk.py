@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class SmallDisk:
-    """A file system of `megabytes`, mounted at `folder` while `kind` is not ""."""
+    """A file system of `megabytes`, mounted at `folder` while `kind` is not ""; its medium is the file `image`."""
 
-    def __init__(self, folder: Path, megabytes: int) -> None:
+    def __init__(self, folder: Path, megabytes: int, image: Path | None = None) -> None:
         self.folder = folder
-        self.image = folder.with_name(folder.name + ".img")
+        self.image = image or folder.with_name(folder.name + ".img")
         self._ballast = folder / "ballast"
         folder.mkdir(parents=True, exist_ok=True)
         self.kind = ""
@@ -38,6 +38,20 @@ class SmallDisk:
         """Give it back."""
         self._ballast.unlink(missing_ok=True)
 
+    def cut(self, copy: Path) -> None:
+        """Copy what is on the medium at one moment: without what Linux still holds in memory, as after a power cut."""
+        device = next(
+            path.parents[1]
+            for path in Path("/sys/block").glob("loop*/loop/backing_file")
+            if path.read_text().strip() == str(self.image)
+        )
+        for _ in range(50):
+            before = _writes(device)
+            subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
+            if _writes(device) == before and before[1] == 0:
+                return
+        raise RuntimeError("the disk is written to all the time")
+
     def close(self) -> None:
         """Unmount it, and delete all that is on it."""
         if self.kind and not _runs("umount", str(self.folder)):
@@ -50,13 +64,18 @@ class SmallDisk:
             return False
         with self.image.open("wb") as file:
             file.truncate(megabytes * 1024 * 1024)
-        if _runs("mkfs.ext4", "-q", "-m", "0", str(self.image)):
-            for options in ("loop,commit=1", "loop"):
-                if _runs("mount", "-o", options, str(self.image), str(self.folder)):
-                    return True
+        made = _runs("mkfs.ext4", "-q", "-m", "0", str(self.image))
+        if made and _runs("mount", "-o", "loop", str(self.image), str(self.folder)):
+            return True
         with suppress(OSError):
             self.image.unlink()
         return False
+
+
+def _writes(device: Path) -> tuple[int, int]:
+    """Return how many writes a block device has completed, and how many requests are under way."""
+    fields = (device / "stat").read_text().split()
+    return int(fields[4]), int(fields[8])
 
 
 def _runs(*command: str) -> bool:

@@ -38,7 +38,7 @@ class World:
 
 
 class Faults:
-    """The faults by name; `left_out` says why others are missing. Each returns what it did, and raises if it saw a defect.
+    """The faults by name, each of which returns what it did; `left_out` says why others are missing.
 
     A duration is what a fault lasts, seconds, before `scale`.
     """

@@ -15,8 +15,9 @@ from typing import Any
 
 import aiohttp
 import paho.mqtt.client as paho
-from endurance.deliveries import Deliveries
 from paho.mqtt.enums import CallbackAPIVersion
+
+from endurance.deliveries import Deliveries
 
 PREFIX = "edge_detector"
 
@@ -80,7 +81,7 @@ class WebhookServer:
         class Handler(BaseHTTPRequestHandler):
             timeout = 30
 
-            def do_POST(self) -> None:  # noqa: N802 - its name in the standard library
+            def do_POST(self) -> None:
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 started_s = time.monotonic()
                 while outer.mode == "hang" and time.monotonic() - started_s < 30:

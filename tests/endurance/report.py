@@ -57,16 +57,16 @@ def _fault_rows(record: Record) -> list[str]:
         all_back = [max(injected.recovered_s.values(), default=0.0) for injected in mine]
         worst = max(mine, key=lambda injected: max(injected.recovered_s.values(), default=0.0))
         slowest = max(worst.recovered_s, key=lambda name: worst.recovered_s[name], default="")
-        rows.append(f"| {kind} | {len(mine)} | {statistics.median(all_back):.1f} s, {max(all_back):.1f} s | {slowest} |")
+        rows.append(
+            f"| {kind} | {len(mine)} | {statistics.median(all_back):.1f} s, {max(all_back):.1f} s | {slowest} |"
+        )
     return rows
 
 
 def _sink_rows(record: Record) -> list[str]:
     rows = []
     for name, count in record.counts.items():
-        took = [
-            (one.recovered_s[name], " + ".join(one.kinds)) for one in record.injected if name in one.recovered_s
-        ]
+        took = [(one.recovered_s[name], " + ".join(one.kinds)) for one in record.injected if name in one.recovered_s]
         if took:
             longest, after = max(took)
             median = statistics.median(seconds for seconds, _ in took)
@@ -76,7 +76,11 @@ def _sink_rows(record: Record) -> list[str]:
 
 def _machine() -> str:
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     import os
@@ -120,7 +124,9 @@ def _plot(record: Record, folder: Path) -> list[tuple[str, str]]:
         line = [middle + slope * x for x in ends]
         axes[0].plot([60 * x for x in ends], line, "k--", lw=1, label=f"{slope:+.2f} MB/h")
         for axis, key in ((axes[1], "threads"), (axes[2], "fds")):
-            axis.set_title("at rest {:g} in the first quarter, {:g} in the last".format(*drift(windows, key)[:2]), fontsize=9)
+            axis.set_title(
+                "at rest {:g} in the first quarter, {:g} in the last".format(*drift(windows, key)[:2]), fontsize=9
+            )
     axes[0].legend(loc="lower right", ncols=3)
     axes[0].set_title("orange: a fault; grey: warm-up", fontsize=9)
     axes[-1].set_xlabel("minutes")

@@ -54,8 +54,13 @@ def settings(cameras: Mapping[str, str], folder: Path, to: Receivers, *, model: 
         },
         "snapshots": {"path": str(folder / "snapshots"), **small, "max_mb": 4},
         "recordings": {
-            **{"path": str(folder / "clips"), **small},
-            **{"pre_roll_s": 1.0, "post_roll_s": 1.0, "max_clip_s": 4.0, "fps": 5.0, "max_width": 640},
+            "path": str(folder / "clips"),
+            **small,
+            "pre_roll_s": 1.0,
+            "post_roll_s": 1.0,
+            "max_clip_s": 4.0,
+            "fps": 5.0,
+            "max_width": 640,
         },
         "overlay": {"zones": True},
     }
@@ -70,7 +75,7 @@ def settings(cameras: Mapping[str, str], folder: Path, to: Receivers, *, model: 
 
 
 class Clock:
-    """The wall clock of the service alone, which can be set; the monotonic one goes on. `environment` is {} without gcc."""
+    """The wall clock of the service alone, which can be set; `environment` is {} without gcc."""
 
     def __init__(self, folder: Path) -> None:
         self.environment: dict[str, str] = {}
@@ -151,8 +156,11 @@ class Service:
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edge_detector", "run", "--config", str(self._config)],
-                **{"cwd": REPOSITORY, "stderr": log, "stdin": subprocess.DEVNULL, "env": environment},
-                preexec_fn=prepare,  # noqa: PLW1509 - no other thread of ours runs yet
+                cwd=REPOSITORY,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                preexec_fn=prepare,
             )
         self.pid = self.process.pid
 

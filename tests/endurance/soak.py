@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+
 from endurance.deliveries import Deliveries
 from endurance.disk import SmallDisk
 from endurance.faults import Faults, World
@@ -34,8 +35,7 @@ NEEDED = {
         )
         for camera in CAMERAS
     },
-    **{name: 1 for name in ("MQTT, events", "MQTT, snapshots", "webhook", "events.jsonl")},
-    **{name: 1 for name in ("event database", "snapshots")},
+    **dict.fromkeys(("MQTT, events", "MQTT, snapshots", "webhook", "events.jsonl", "event database", "snapshots"), 1),
     "/readyz": 2,
 }
 SAMPLE_S = 2.0
@@ -221,9 +221,7 @@ def _go(
     time.sleep(SETTLE_S * options.scale)
 
 
-def _inject(
-    kinds: list[str], chance: random.Random, faults: Faults, sampler: Sampler, started_s: float
-) -> Injected:
+def _inject(kinds: list[str], chance: random.Random, faults: Faults, sampler: Sampler, started_s: float) -> Injected:
     """Run faults, the second some seconds after the first."""
     begun_s = time.monotonic()
     sampler.phase, sampler.fault = "fault", " + ".join(kinds)

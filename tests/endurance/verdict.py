@@ -68,10 +68,14 @@ def judge(record: Record) -> list[tuple[str, bool, str]]:
     demand("every fault could be made, and SIGHUP was obeyed", not wrong, "; ".join(wrong) or "yes")
     demand("nothing that arrived was damaged, no traceback in the log", not record.defects, record.defects[:5] or "yes")
     unsent = {sink: record.lost_ends.get(sink, 0) for sink in ("webhook", "event database")}
-    told = f"{record.counts.get('ends in events.jsonl', 0)} ends of objects in events.jsonl, missing elsewhere: {unsent}"
+    told = (
+        f"{record.counts.get('ends in events.jsonl', 0)} ends of objects in events.jsonl, missing elsewhere: {unsent}"
+    )
     demand("no event is lost on the way to webhook and database", not any(unsent.values()), told)
     if len(windows) < 4:
-        demand("long enough to judge memory, threads and descriptors", False, f"{len(windows)} pauses after the warm-up")
+        demand(
+            "long enough to judge memory, threads and descriptors", False, f"{len(windows)} pauses after the warm-up"
+        )
         return found
     hours = [window["s"] / 3600 for window in windows]
     slope, low, high = theil_sen(hours, [window["rss_mb"] for window in windows])
