@@ -17,23 +17,23 @@ def write_report(record: Record, folder: Path) -> str:
     """Write endurance.md and plots; return the Markdown."""
     plots = _plot(record, folder)
     options = record.options
-    hours = record.samples[-1]["s"] / 60 if record.samples else 0
+    minutes = record.samples[-1]["s"] / 60 if record.samples else 0
     times = sum(len(injected.kinds) for injected in record.injected)
     together = sum(len(injected.kinds) > 1 for injected in record.injected)
     text = [
         "# Endurance",
-        f"{hours:.0f} minutes, {times} faults ({together} times two at once), seed {options.seed}: "
-        f"`python tests/endurance --minutes {options.minutes:g} --seed {options.seed}`. Two cameras (RTSP over a relay that "
-        f"breaks it, a looping file), model {options.model}, {options.detect_fps:g} searches per second each, all sinks "
-        f"on, with limits so small that files turn over and go all the time. {_machine()}.\n",
+        f"{minutes:.0f} minutes, {times} faults ({together} times two at once), seed {options.seed}: "
+        f"`python tests/endurance --minutes {options.minutes:g} --seed {options.seed}`. Two cameras (RTSP over a relay "
+        f"that breaks it, a looping file), model {options.model}, {options.detect_fps:g} searches per second each, all "
+        f"sinks on, with limits so small that files turn over and go all the time. {_machine()}.\n",
         "| demanded | met | seen |",
         "|---|---|---|",
         *(f"| {what} | {'yes' if met else '**no**'} | {seen} |" for what, met, seen in judge(record)),
         "",
         *(f"![{caption}]({name})\n" for name, caption in plots),
         "## What was broken, and how long until all sinks delivered again",
-        "Counted from the end of the fault, outside of the service: messages at a subscriber, posts at a server, lines, "
-        "rows, files that are complete, datagrams, pictures at viewers. Of two faults at once both rows get the time.\n",
+        "Counted from the end of the fault, outside of the service: messages at a subscriber, posts at a server, "
+        "lines, rows, complete files, datagrams, pictures at viewers. Of two faults at once both rows get the time.\n",
         "| fault | times | median, longest | slowest sink |",
         "|---|---|---|---|",
         *_fault_rows(record),

@@ -68,9 +68,7 @@ def judge(record: Record) -> list[tuple[str, bool, str]]:
     demand("every fault could be made, and SIGHUP was obeyed", not wrong, "; ".join(wrong) or "yes")
     demand("nothing that arrived was damaged, no traceback in the log", not record.defects, record.defects[:5] or "yes")
     unsent = {sink: record.lost_ends.get(sink, 0) for sink in ("webhook", "event database")}
-    told = (
-        f"{record.counts.get('ends in events.jsonl', 0)} ends of objects in events.jsonl, missing elsewhere: {unsent}"
-    )
+    told = f"{record.counts.get('ends in events.jsonl', 0)} objects ended; not told: {unsent}"
     demand("no event is lost on the way to webhook and database", not any(unsent.values()), told)
     if len(windows) < 4:
         demand(
