@@ -9,11 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as `python tests/endurance` from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as `python tests/endurance` from anywhere
 
-from endurance.report import write_report
-from endurance.soak import Options, soak
-from endurance.verdict import judge
+from tests.endurance.report import write_report
+from tests.endurance.soak import Options, soak
+from tests.endurance.verdict import judge
 
 
 def main() -> int:

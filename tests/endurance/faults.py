@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from endurance.disk import SmallDisk
-from endurance.receivers import Broker, WebhookServer, dawdle
-from endurance.service import Clock, MemoryLimit, Service, get
+from tests.endurance.disk import SmallDisk
+from tests.endurance.receivers import Broker, WebhookServer, dawdle
+from tests.endurance.service import Clock, MemoryLimit, Service, get
+from tests.integration.conftest import Relay, RtspServer
 
 Fault = Callable[[random.Random], str]
 RELOAD_S = 15.0
@@ -28,8 +29,8 @@ class World:
 
     service: Service
     url: str
-    server: Any  # RtspServer and Relay of tests/integration/conftest.py
-    relay: Any
+    server: RtspServer
+    relay: Relay
     broker: Broker
     webhook: WebhookServer
     disk: SmallDisk

@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere
 
 from edge_detector.passwords import hash_password
-from endurance.disk import SmallDisk
-from endurance.service import DEMO_CLIP, Receivers, Service, children, settings
-from endurance.written import unreadable
+from tests.endurance.disk import SmallDisk
+from tests.endurance.service import DEMO_CLIP, Receivers, Service, children, settings
+from tests.endurance.written import unreadable
 
 READY_S = 60.0
 PARTS = ("results.jsonl", "events.jsonl", "events.db", "snapshots", "clips", "session.key")

@@ -17,7 +17,7 @@ import aiohttp
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from endurance.deliveries import Deliveries
+from tests.endurance.deliveries import Deliveries
 
 PREFIX = "edge_detector"
 

@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from endurance.soak import Record
-from endurance.verdict import drift, judge, rests, theil_sen
+from tests.endurance.soak import Record
+from tests.endurance.verdict import drift, judge, rests, theil_sen
 
 FAULT_COLOR = "#e8590c"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from endurance.receivers import PREFIX
+from tests.endurance.receivers import PREFIX
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO_CLIP = REPOSITORY / "edge_detector" / "assets" / "demo.mp4"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import random
 import shutil
-import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -17,12 +15,13 @@ from typing import Any
 
 import cv2
 
-from endurance.deliveries import Deliveries
-from endurance.disk import SmallDisk
-from endurance.faults import Faults, World
-from endurance.receivers import Broker, UdpReceiver, Viewers, WebhookServer
-from endurance.service import DEMO_CLIP, REPOSITORY, Clock, MemoryLimit, Receivers, Service, get, settings, usage
-from endurance.watched_files import WatchedFiles
+from tests.endurance.deliveries import Deliveries
+from tests.endurance.disk import SmallDisk
+from tests.endurance.faults import Faults, World
+from tests.endurance.receivers import Broker, UdpReceiver, Viewers, WebhookServer
+from tests.endurance.service import DEMO_CLIP, Clock, MemoryLimit, Receivers, Service, get, settings, usage
+from tests.endurance.watched_files import WatchedFiles
+from tests.integration.conftest import Relay, RtspServer
 
 CAMERAS = ("front", "yard")
 # How often a sink must deliver after a fault to count as working.
@@ -123,16 +122,15 @@ def soak(options: Options, say: Any = print) -> Record:
     """Run it; what went wrong stands in the record."""
     options.output.mkdir(parents=True, exist_ok=True)
     record = Record(options)
-    rtsp = _conftest()
     deliveries = Deliveries(NEEDED)
     with ExitStack() as stack:
         disk = SmallDisk(options.output.resolve() / "outputs", DISK_MB)
         stack.callback(disk.close)
         clock, limit = Clock(options.output.resolve()), MemoryLimit()
         stack.callback(limit.close)
-        server = rtsp.RtspServer(_write_pictures(options.output / "pictures"))
+        server = RtspServer(_write_pictures(options.output / "pictures"))
         stack.callback(server.stop)
-        relay = rtsp.Relay(server.port)
+        relay = Relay(server.port)
         stack.callback(relay.close)
         broker = Broker(options.output, deliveries)
         stack.callback(broker.close)
@@ -277,17 +275,6 @@ def _write(folder: Path, record: Record) -> None:
     document = asdict(record) | {"samples": "samples.csv"}
     (folder / "record.json").write_text(json.dumps(document, indent=1, default=str) + "\n")
     shutil.rmtree(folder / "pictures", ignore_errors=True)
-
-
-def _conftest() -> Any:
-    path = REPOSITORY / "tests" / "integration" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("rtsp_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _write_pictures(folder: Path) -> Path:

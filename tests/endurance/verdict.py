@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from endurance.soak import Record
+from tests.endurance.soak import Record
 
 SLOPE_MB_PER_H = 1.0
 Z95 = 1.96

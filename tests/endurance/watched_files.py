@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from endurance.deliveries import Deliveries
+from tests.endurance.deliveries import Deliveries
 
 POLL_S = 0.5
 

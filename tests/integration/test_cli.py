@@ -193,7 +193,7 @@ def test_service_answers_and_stops_cleanly_on_a_signal(
 
 def test_service_goes_on_while_its_log_cannot_be_written() -> None:
     arguments = ["run", "--source", "demo", "--model", str(MODEL), "--http", "127.0.0.1:0", "--duration", "1"]
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         result = subprocess.run([*COMMAND, *arguments], stderr=full, timeout=60, cwd=REPOSITORY)
     assert result.returncode == 0
 
