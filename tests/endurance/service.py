@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +22,6 @@ from tests.endurance.receivers import PREFIX
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO_CLIP = REPOSITORY / "edge_detector" / "assets" / "demo.mp4"
 CGROUPS = Path("/sys/fs/cgroup/memory")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,10 @@ class MemoryLimit:
                 self.folder.rmdir()
             self.folder = None
 
-    def enter(self) -> None:
-        """Put this process there; called in the child."""
+    def put(self, pid: int) -> None:
+        """Put a process there that has just been started: what it has taken before does not count."""
         if self.folder is not None:
-            (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+            (self.folder / "cgroup.procs").write_text(str(pid))
 
     def squeeze(self) -> int:
         """Take away all that the kernel can reclaim; return the bytes that are left."""
@@ -146,22 +145,17 @@ class Service:
         self.write_settings()
         environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONFAULTHANDLER": "1"}
         environment |= {} if clock is None else clock.environment
-        libc = ctypes.CDLL(None)
-
-        def prepare() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if limit is not None:
-                limit.enter()
-
+        tied = [] if shutil.which("setpriv") is None else ["setpriv", "--pdeathsig", "KILL"]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge_detector", "run", "--config", str(self._config)],
+                [*tied, sys.executable, "-m", "edge_detector", "run", "--config", str(self._config)],
                 cwd=REPOSITORY,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                preexec_fn=prepare,
             )
+        if limit is not None:
+            limit.put(self.process.pid)
         self.pid = self.process.pid
 
     def write_settings(self) -> None:
