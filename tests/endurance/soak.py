@@ -109,6 +109,8 @@ class Sampler:
         while not self._over.wait(SAMPLE_S):
             with suppress(OSError, TypeError):
                 row: dict[str, Any] = {"s": round(time.monotonic() - self._started_s, 1), **usage(self._service.pid)}
+                for key in ("threads", "fds"):  # a sink that SIGHUP has added has one of each
+                    row[key] -= len(self._service.wanted.get("sinks", {}))
                 row |= {"phase": self.phase, "fault": self.fault, "abandoned": "", "viewers": ""}
                 if count % 3 == 0 and self.phase == "rest":
                     with suppress(OSError, KeyError, ValueError):
