@@ -153,9 +153,8 @@ def main() -> int:
 def cut_images(folder: Path, times: int, seed: int, detect_fps: float, stack: ExitStack) -> list[str]:
     """Let a service write to a disk of its own, cut its power, and start a service on what is there; return defects."""
     memory = Path("/dev/shm") / f"edge-detector-disk-{os.getpid()}"  # copied at once, so that few writes come between
-    copy, place = memory.with_suffix(".cut"), folder / "cut"
+    place = folder / "cut"
     disk = SmallDisk(folder / "disk", 160, memory)
-    stack.callback(copy.unlink, missing_ok=True)
     stack.callback(disk.close)
     if disk.kind != "ext4":
         print("no power cuts: they need root and ext4 on a loop device")
@@ -172,6 +171,9 @@ def cut_images(folder: Path, times: int, seed: int, detect_fps: float, stack: Ex
             time.sleep(chance.uniform(1, 8))
             if service.process.poll() is not None:
                 return [*wrong, f"the service ended by itself: {service.log.read_text()[-1000:]}"]
+            # A name of its own: the loop device of the last copy may still be there, with what it remembers of that.
+            copy = memory.with_suffix(f".{number}")
+            stack.callback(copy.unlink, missing_ok=True)
             disk.cut(copy)
             subprocess.run(["mount", "-o", "loop", str(copy), str(place)], check=True)
             try:
@@ -181,6 +183,7 @@ def cut_images(folder: Path, times: int, seed: int, detect_fps: float, stack: Ex
                 after.end_well()
             finally:
                 subprocess.run(["umount", str(place)], check=True)
+                copy.unlink()
             wrong += [f"power cut {number}: {text}" for text in after.wrong]
             told = f"; before the start: {before}" if before else ""
             print(f"power cut {number}: {len(after.wrong)} defects, kept {dict(after.kept)}{told}", flush=True)
