@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as `python tests/endurance` from anywhere
 
+from tests.endurance.disk import keep_mounts_to_ourselves
 from tests.endurance.report import write_report
 from tests.endurance.soak import Options, soak
 from tests.endurance.verdict import judge
@@ -46,6 +47,7 @@ def main() -> int:
         without=tuple(given.without),
         only=tuple(given.only),
     )
+    keep_mounts_to_ourselves()
     record = soak(options, lambda line: print(line, flush=True))
     print("\n" + write_report(record, options.output))
     return int(not all(met for _, met, _ in judge(record)))

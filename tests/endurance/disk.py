@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+
+_CLONE_NEWNS = 0x00020000
+
+
+def keep_mounts_to_ourselves() -> None:
+    """From now on mount what only this process and its children see, and what goes when the last of them has ended.
+
+    Call it before any thread is started. Without root nothing happens, nor can anything be mounted.
+    """
+    libc = ctypes.CDLL(None)
+    if libc.unshare(_CLONE_NEWNS) == 0:
+        _runs("mount", "--make-rprivate", "/")
 
 
 class SmallDisk:

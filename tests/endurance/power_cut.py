@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script from anywhere
 
 from edge_detector.passwords import hash_password
-from tests.endurance.disk import SmallDisk
+from tests.endurance.disk import SmallDisk, keep_mounts_to_ourselves
 from tests.endurance.service import DEMO_CLIP, Receivers, Service, children, settings
 from tests.endurance.written import unreadable
 
@@ -128,6 +128,7 @@ def main() -> int:
     parser.add_argument("--detect-fps", type=float, default=10)
     parser.add_argument("--out", type=Path, default=Path("power_cut"))
     given = parser.parse_args()
+    keep_mounts_to_ourselves()
     folder = given.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
