@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -325,7 +326,9 @@ def _say(line: str) -> None:
 
 
 def _print(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    """Print a line on standard error; that nobody takes it, or its disk is full, must not end a service."""
+    with suppress(OSError):
+        console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 def _model(

@@ -62,8 +62,10 @@ class KeptFiles:
         words = (re.sub(r"[^\w.-]+", "_", word)[:length] for word, length in ((label, _WORD_MAX), (name, 120)))
         return self._folder / camera / day / "_".join((clock, *words))
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes, *, sync: bool = False) -> None:
         """Write a file whole or not at all; in place of an older one.
+
+        After a power cut a new file has its name but not its content, unless `sync` waits for the medium.
 
         Raises:
             OSError: it cannot be written.
@@ -71,7 +73,11 @@ class KeptFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{uuid4().hex}.part")
         try:
-            part.write_bytes(content)
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

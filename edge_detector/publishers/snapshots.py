@@ -94,7 +94,7 @@ class Snapshots:
         if best.written or not best.jpeg or not self._filter.takes_event(event, was_large=was_large):
             return False
         stem = self._files.stem(seen.camera, seen.start_ts, seen.label, seen.id)
-        self._files.write(stem.with_name(stem.name + ".jpg"), best.jpeg)
+        self._files.write(stem.with_name(stem.name + ".jpg"), best.jpeg, sync=True)
         best.written = True
         self._files.add(stem)
         self._files.prune()

@@ -46,6 +46,7 @@ class Webhook:
         self._settings = settings
         self._key = _key(settings.secret)
         self.refused = 0
+        self._deadline = _Deadline()
 
     def write(self, events: Sequence[Event | Alert]) -> None:
         """Post the events; see `EventSink`."""
@@ -57,6 +58,7 @@ class Webhook:
 
     def finish(self) -> None:
         """Say how many were refused."""
+        self._deadline.close()
         if self.refused:
             logger.warning("%s: %d messages were refused in all", self.name, self.refused)
 
@@ -92,20 +94,59 @@ class Webhook:
         parts, timeout_s = urlsplit(self._settings.url), self._settings.timeout_s
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-        deadline = threading.Timer(timeout_s, _cut, (connection,))
-        deadline.daemon = True
-        deadline.start()
+        self._deadline.begin(connection, timeout_s)
         try:
             connection.request("POST", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}", body, headers)
             return connection.getresponse().status
         finally:
-            deadline.cancel()
+            self._deadline.over()
             connection.close()
 
     def _refuse(self, why: str) -> None:
         self.refused += 1
         if self.refused == 1:
             logger.warning("%s refuses what we send: %s; check url and secret (more go unsaid)", self.name, why)
+
+
+class _Deadline:
+    """Cuts a connection that takes too long, on one thread for all of them.
+
+    A `threading.Timer` for each would one day, when memory is short, wait for ever for its thread to start.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._connection: http.client.HTTPConnection | None = None
+        self._at_s = 0.0
+        self._closed = False
+        threading.Thread(target=self._run, name="webhook deadline", daemon=True).start()
+
+    def begin(self, connection: http.client.HTTPConnection, timeout_s: float) -> None:
+        """Cut it in so many seconds, unless it is over before."""
+        with self._changed:
+            self._connection, self._at_s = connection, time.monotonic() + timeout_s
+            self._changed.notify_all()
+
+    def over(self) -> None:
+        """Let it be."""
+        with self._changed:
+            self._connection = None
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._closed:
+                left_s = self._at_s - time.monotonic()
+                if self._connection is None or left_s > 0:
+                    self._changed.wait(None if self._connection is None else left_s)
+                    continue
+                _cut(self._connection)
+                self._connection = None
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

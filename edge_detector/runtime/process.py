@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -14,6 +15,19 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SYS = Path("/sys")
 # Bits of the firmware's answer, the same as of `vcgencmd get_throttled`.
 _THROTTLED = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
+_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
+_LARGE_BYTES = 256 * 1024
+
+
+def return_large_blocks() -> None:
+    """Let the C library give large blocks, such as pictures, back to the system as soon as they are freed.
+
+    glibc would keep them after the first of that size was freed, in a heap for each thread, and in months these get
+    holes that nothing fits into. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def process_status(started_s: float) -> ProcessStatus:

@@ -100,13 +100,14 @@ class Relay:
     """A network of one cable.
 
     While `dropping`, all that is sent over it is lost, both ways, and connections stay open; setting `cut` ends all
-    connections, once.
+    connections, once. `mangle`, if set, gets what is sent and returns what arrives.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self.dropping = False
         self.cut = False
+        self.mangle: Callable[[bytes], bytes] | None = None
         self._over = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -153,7 +154,8 @@ class Relay:
             if content and (self.dropping or other is end):
                 return
             if content:
-                other.sendall(content)
+                mangle = self.mangle
+                other.sendall(content if mangle is None else mangle(content))
                 return
         except OSError:
             pass

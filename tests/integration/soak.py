@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))  # for what conftest imports
 EVERY_S = 20.0
 SAMPLE_S = 1.0
 WARM_UP_S = 120.0  # of which memory and threads do not count

@@ -191,6 +191,13 @@ def test_service_answers_and_stops_cleanly_on_a_signal(
     assert "stopped: " in rest
 
 
+def test_service_goes_on_while_its_log_cannot_be_written() -> None:
+    arguments = ["run", "--source", "demo", "--model", str(MODEL), "--http", "127.0.0.1:0", "--duration", "1"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([*COMMAND, *arguments], stderr=full, timeout=60, cwd=REPOSITORY)
+    assert result.returncode == 0
+
+
 def test_service_stops_after_the_duration_and_appends_its_lines(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     lines.write_text('{"kept": true}\n')

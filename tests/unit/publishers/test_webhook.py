@@ -203,6 +203,25 @@ def test_answer_that_does_not_come_is_given_up_and_the_event_comes_again(
         receiver.hangs.clear()
 
 
+def test_posting_starts_no_threads(
+    receiver: Receiver, make_object: MakeObject, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `Thread.start` waits for ever for a thread that finds no memory in its first steps, and the webhook with it.
+    starters: list[str] = []
+    start = threading.Thread.start
+
+    def note_and_start(thread: threading.Thread) -> None:
+        starters.append(threading.current_thread().name)
+        start(thread)
+
+    with closing(quick(receiver)) as hook:
+        monkeypatch.setattr(threading.Thread, "start", note_and_start)
+        for number in range(3):
+            hook.publish_event(Event("new", make_object(object_id=f"front-{number}")))
+        wait_until(lambda: len(receiver.got) == 3)
+    assert not [name for name in starters if name.startswith("events to webhook")]
+
+
 def test_close_is_quick_while_the_server_hangs(receiver: Receiver, make_object: MakeObject) -> None:
     receiver.hangs.set()
     hook = open_webhook(WebhookConfig(url=receiver.url, timeout_s=30.0))
