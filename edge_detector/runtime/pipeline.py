@@ -17,7 +17,7 @@ from edge_detector.events import EndReason
 from edge_detector.frame import Frame
 from edge_detector.runtime.feed import Feed, Search
 from edge_detector.runtime.metrics import PipelineStats, ServiceStatus
-from edge_detector.runtime.process import process_status
+from edge_detector.runtime.process import process_status, return_memory
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ _POLL_S = 0.2  # how soon every thread notices that it shall stop
 _READ_AHEAD = 2  # decoded frames that wait for inference in file mode
 _JOIN_TIMEOUT_S = 0.8  # a slow inference may last longer: its thread is left behind
 _REPORT_AFTER_S, _REPORT_PERIOD_S = 60.0, 3600.0  # for months: page, metrics and systemd tell more
+_TIDY_PERIOD_S = 30.0  # of memory
 _WARM_UP_AFTER_S = 3.0  # without anything to search
 
 
@@ -102,13 +103,16 @@ class LivePipeline:
             for feed in self.feeds.values():
                 on_exit.enter_context(_thread(f"feed of {feed.name}", self._ended, self._run_feed, feed))
             on_exit.enter_context(_thread("inference", self._ended, self._run_inference))
-            report_s = time.monotonic() + _REPORT_AFTER_S
+            report_s, tidy_s = time.monotonic() + _REPORT_AFTER_S, time.monotonic() + _TIDY_PERIOD_S
             while not self._stopping() and (now_s := time.monotonic()) < deadline_s:
                 self._stop.wait(min(_POLL_S, deadline_s - now_s))
                 on_turn()
                 if all(feed.source.health.lost for feed in self.feeds.values()):
                     self._error = self._error or SourceLost(_loss(self.feeds.values()))
                     break
+                if now_s >= tidy_s:
+                    return_memory()
+                    tidy_s = now_s + _TIDY_PERIOD_S
                 if now_s >= report_s:
                     self._log_rates()
                     report_s += _REPORT_PERIOD_S

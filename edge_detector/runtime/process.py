@@ -15,19 +15,24 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SYS = Path("/sys")
 # Bits of the firmware's answer, the same as of `vcgencmd get_throttled`.
 _THROTTLED = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
-_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
-_LARGE_BYTES = 256 * 1024
+_LIBC = ctypes.CDLL(None)
+_M_ARENA_MAX = -8  # in glibc's malloc.h
+_ARENAS = 2
 
 
-def return_large_blocks() -> None:
-    """Let the C library give large blocks, such as pictures, back to the system as soon as they are freed.
+def share_heaps() -> None:
+    """Let all threads share two heaps of the C library; see `return_memory`.
 
-    glibc would keep them after the first of that size was freed, in a heap for each thread, and in months these get
-    holes that nothing fits into. Other C libraries are left as they are.
+    glibc would give each thread its own, and in months pictures leave holes in all of them that nothing fits into.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    if hasattr(_LIBC, "mallopt"):
+        _LIBC.mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def return_memory() -> None:
+    """Give free pages back to the system, which takes a few ms; other C libraries than glibc do so by themselves."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
 
 
 def process_status(started_s: float) -> ProcessStatus:
