@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
+PIP := $(BIN)/python -m pip install -qq --constraint $(VENV)/constraints
 
 .PHONY: run test lint check models pi-acceptance clean
 .DELETE_ON_ERROR:
@@ -39,23 +40,27 @@ clean:  ## Remove the environment and what was built.
 	rm -rf $(VENV) build dist *.egg-info
 
 # Stamps: pip runs (and needs the network) only when the requirements have changed.
-$(VENV)/.runtime: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install -qq --editable .
+$(VENV)/.runtime: $(SETUP) | $(VENV)/constraints
+	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/python -m pip install -qq --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.accept: $(VENV)/.runtime
-	$(BIN)/python -m pip install -qq 'pytest>=8'
+	$(PIP) 'pytest>=8'
 	@touch $@
 
 $(VENV)/.convert: $(VENV)/.runtime
-	$(BIN)/python -m pip install -qq --editable '.[convert]'
+	$(PIP) --editable '.[convert]'
 	@touch $@
 
 # libcamera and picamera2 come from apt: where they live, the environment sees the system's packages.
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make: no venv module: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $$($(PYTHON) -c 'import libcamera' 2>/dev/null && echo --system-site-packages) $(VENV)
+
+# What apt built against its numpy, such as picamera2's simplejpeg, has to find that one.
+$(VENV)/constraints: | $(BIN)/python
+	@$(BIN)/python -c 'import libcamera, numpy; print(f"numpy=={numpy.__version__}")' >$@ 2>/dev/null || true
