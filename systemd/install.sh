@@ -159,7 +159,7 @@ build() {
     mkdir "$work/source"
     (cd "$checkout" && cp -r setup.cfg pyproject.toml README.md LICENSE edge_detector "$work/source" &&
         mkdir "$work/source/models" && cp models/*.py models/*.md models/*.tflite "$work/source/models")
-    PIP_CACHE_DIR=${PIP_CACHE_DIR:-$cache/pip} "$release/bin/python" -m pip --disable-pip-version-check install --quiet \
+    TMPDIR=$work PIP_CACHE_DIR=${PIP_CACHE_DIR:-$cache/pip} "$release/bin/python" -m pip --disable-pip-version-check install --quiet \
         --progress-bar off --constraint "$constraints" "$work/source${extras:+[$extras]}" ||
         die "pip could not install it: is there a network? Run this again when there is$kept"
     say "$extras" >"$release/extras"
@@ -321,12 +321,18 @@ install_all() {
     mapfile -t services < <(wanted_services)
     $dry_run || check_settings "${services[@]:-$service}"
     trap 'rm -rf "$work"' EXIT
+    run sync -f "$home" # a power cut after this leaves a whole release
     activate "$release"
     enable_and_start "${services[@]}"
-    for old in "$home"/releases/*/; do
-        [ "${old%/}" = "$release" ] || [ ! -d "$old" ] || run rm -rf "${old%/}"
-    done
+    $no_start || remove_all_but "$release" # else the former may run on, and would miss what it has not loaded yet
     $dry_run || say_next
+}
+
+remove_all_but() {
+    local old
+    for old in "$home"/releases/*/; do
+        [ "${old%/}" = "$1" ] || [ ! -d "$old" ] || run rm -rf "${old%/}"
+    done
 }
 
 uninstall() {
@@ -376,7 +382,7 @@ main() {
         shift
     done
     ! $purge || [ $action = uninstall ] || die "--purge: only with --uninstall"
-    work=$(mktemp -d)
+    work=$(mktemp -d /var/tmp/edge-detector.XXXXXX) # on the disk: /tmp is in memory from Debian 13 on
     trap 'rm -rf "$work"' EXIT
     $action
 }

@@ -246,6 +246,29 @@ def test_machine_that_the_installer_cannot_serve_is_told_why(
     assert bash(folder, f"{fine}\ncheck_system").stderr == ""
 
 
+@pytest.mark.parametrize(("no_start", "kept"), [("false", ["new"]), ("true", ["new", "old"])])
+def test_release_that_may_still_run_is_kept(folder: Path, tmp_path: Path, no_start: str, kept: list[str]) -> None:
+    for name in ("old", "new"):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+    steps = (
+        "check_system install_packages build make_user_and_folders check_settings activate enable_and_start say_next"
+    )
+    stubs = "; ".join(f"{step}() {{ :; }}" for step in steps.split())
+    script = f"home={tmp_path}; {stubs}; version() {{ echo new; }}; date() {{ :; }}; wanted_services() {{ :; }}"
+    flags = f"dry_run=false; no_start={no_start}; extras=; work={tmp_path}/work; mkdir $work"
+    bash(folder, f"{script}\nmv {tmp_path}/releases/new {tmp_path}/releases/new-\n{flags}\ninstall_all")
+    assert sorted(path.name.rstrip("-") for path in (tmp_path / "releases").iterdir()) == kept
+
+
+def test_installer_does_not_build_in_memory(folder: Path) -> None:
+    """From Debian 13 on /tmp is, half of it at most: a wheel of 215 MB did not fit on a Pi Zero 2."""
+    text = (folder / "install.sh").read_text(encoding="utf-8")
+    assert re.findall(r"mktemp.*", text) == [
+        "mktemp -d /var/tmp/edge-detector.XXXXXX) # on the disk: /tmp is in memory from Debian 13 on"
+    ]
+    assert "TMPDIR=$work PIP_CACHE_DIR=" in text
+
+
 def test_dry_run_of_the_installer_names_what_it_would_do_and_does_nothing(folder: Path) -> None:
     if shutil.which("apt-get") is None:
         pytest.skip("needs a Debian")
