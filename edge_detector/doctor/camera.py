@@ -10,6 +10,8 @@ from edge_detector.doctor.finding import Finding, error, ok, skipped, warning
 from edge_detector.doctor.host import Holder, ProbeError
 
 LOW_CMA_BYTES = 32 << 20
+_PI_5 = re.compile(r"Raspberry Pi (5|Compute Module 5|500)\b")
+_DESKTOP = ("pipewire", "wireplumber")  # hold all cameras open to offer them, and stream from none until asked to
 _LOCAL = ("auto", "csi:", "v4l2:", "/dev/video")
 _NODES = ("/dev/video*", "/dev/media*", "/dev/v4l-subdev*")
 
@@ -72,6 +74,8 @@ def check_holders(context: Context) -> Iterator[Finding]:
         held = f"{', '.join(by_process[holder.pid])} by {holder}"
         if holder.ours:
             yield ok("camera in use", held)
+        elif holder.name in _DESKTOP:
+            yield ok("camera in use", f"{held}, of the desktop, which leaves it to others")
         else:
             yield warning(
                 "camera in use",
@@ -94,6 +98,9 @@ def check_memory(context: Context) -> Iterator[Finding]:
     memory = context.host.memory()
     if not memory.get("CmaTotal"):
         yield skipped("camera memory", "the kernel sets none aside (CMA)")
+        return
+    if _PI_5.search(context.host.read("/proc/device-tree/model") or ""):
+        yield skipped("camera memory", "cameras of a Pi 5 need none that is set aside (CMA)")
         return
     free, total = memory.get("CmaFree", 0), memory["CmaTotal"]
     found = f"{free >> 20} of {total >> 20} MB free (CMA)"

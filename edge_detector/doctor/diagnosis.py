@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,12 +28,17 @@ def check_settings(context: Context) -> Iterator[Finding]:
     """Whether the settings can be used."""
     if isinstance(context.settings, ConfigError):
         fix = "Correct that; edge-detector.yaml of the repository holds every key with its meaning."
-        if "the environment has no" in str(context.settings) or "Permission denied" in str(context.settings):
+        command = None
+        absent = re.search(r"the environment has no EDGE_DETECTOR_(\w+)", str(context.settings))
+        if absent and context.host.current_user().uid == 0:
+            fix = "Write what it stands for into a file, then restart the service:"
+            command = f"sudo nano /etc/edge-detector/secrets/{absent[1]}"
+        elif absent or "Permission denied" in str(context.settings):
             fix = "Settings and secrets of the service are for root to read: run it with sudo."
         wrong = context.settings
         *lines, last = wrong.lines if isinstance(wrong, ConfigFileError) else [str(wrong)]
         yield from (error("settings", line) for line in lines)
-        yield error("settings", last, fix)
+        yield error("settings", last, fix, command)
     elif context.config_path is None:
         yield ok("settings", "no file; the defaults")
     else:

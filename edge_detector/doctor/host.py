@@ -18,7 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PIP = f"{'' if os.access(sys.prefix, os.W_OK) else 'sudo '}{sys.executable} -m pip"
+# Commands are for the shell that sudo was typed into.
+_IS_ROOTS = Path(sys.prefix).stat().st_uid == 0 and (os.geteuid() != 0 or "SUDO_UID" in os.environ)
+SUDO = "sudo " if _IS_ROOTS or not os.access(sys.prefix, os.W_OK) else ""
+PIP = f"{SUDO}{sys.executable} -m pip"
 # Not as a module: importing the package takes longer than most of what is tried.
 _RUN_PROBE = f"import runpy; runpy.run_path({str(Path(__file__).with_name('probe.py'))!r}, run_name='__main__')"
 OURS = re.compile(r"(.*/)?edge[-_]detector(\.[\w.]+)?|.*/edge_detector/__main__\.py")

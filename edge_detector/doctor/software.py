@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_detector.doctor.context import Context
 from edge_detector.doctor.finding import Finding, error, ok, skipped, warning
-from edge_detector.doctor.host import PIP, ProbeError
+from edge_detector.doctor.host import PIP, SUDO, ProbeError
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 LAST_32_BIT = (3, 11)  # tflite-runtime, the only runtime for 32-bit ARM, ends here
@@ -127,7 +127,7 @@ def _explain(context: Context, problem: str) -> tuple[str, str | None, str | Non
         return (
             "apt has installed it, but this environment does not see the system's packages",
             None,
-            f"sed -i 's/\\(include-system-site-packages = \\)false/\\1true/' {pyvenv}",
+            f"{SUDO}sed -i 's/\\(include-system-site-packages = \\)false/\\1true/' {pyvenv}",
         )
     if "numpy.dtype size changed" in problem or "compiled using NumPy 1" in problem or "numpy.core" in problem:
         return (

@@ -12,6 +12,8 @@ from edge_detector.doctor.finding import Finding, error, ok, skipped, warning
 from edge_detector.doctor.storage import outputs_of, whole_path
 
 _LOW_BYTES, _LITTLE_BYTES = 50 << 20, 500 << 20
+# Raspberry Pi OS 13 has in the last one that the journal is kept in memory.
+_CONFIG = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
 _WORN_EOL, _WORN_TENTHS = 2, 10  # JEDEC eMMC 5.0: PRE_EOL_INFO 2 is 80 % of spare blocks used; 0x0a is 90-100 % worn
 
 
@@ -119,8 +121,11 @@ def _check_emmc(context: Context) -> Iterator[Finding]:
 def _journal_is_kept(context: Context) -> bool:
     """Return whether systemd-journald writes to the disk, as journald.conf(5) says."""
     storage = "auto"
-    drop_ins = context.host.glob("/etc/systemd/journald.conf.d/*.conf")
-    for path in [context.host.path("/etc/systemd/journald.conf"), *drop_ins]:
+    mains = [path for folder in _CONFIG for path in context.host.glob(f"{folder}/journald.conf")]
+    drop_ins: dict[str, Path] = {}
+    for folder in reversed(_CONFIG):  # of two with one name, that of the first folder counts
+        drop_ins |= {path.name: path for path in context.host.glob(f"{folder}/journald.conf.d/*.conf")}
+    for path in [*mains[:1], *(drop_ins[name] for name in sorted(drop_ins))]:
         if path.is_file():
             storage = (re.findall(r"(?mi)^\s*Storage\s*=\s*(\w+)", path.read_text()) or [storage])[-1]
     if storage == "auto":

@@ -72,6 +72,15 @@ def test_process_that_holds_the_camera_is_named(machine: Machine, start: Callabl
     assert found.command == f"sudo kill {process.pid}"
 
 
+def test_desktop_may_hold_the_camera(machine: Machine, start: Callable) -> None:
+    device = machine.write("/dev/video0")
+    machine.real_processes()
+    start("-c", f"open('/proc/self/comm', 'w').write('wireplumber')\n{HOLD}", str(device))
+    found = machine.check(camera.check_holders)[0]
+    assert (found.state, found.command) == ("ok", None), found
+    assert "wireplumber" in found.found
+
+
 def test_our_own_process_may_hold_the_camera(machine: Machine, start: Callable, tmp_path: Path) -> None:
     device = machine.write("/dev/video0")
     machine.real_processes()
@@ -105,3 +114,10 @@ def test_little_memory_for_cameras_is_told(machine: Machine, text: str, state: s
     (found,) = machine.check(camera.check_memory)
     assert found.state == state
     assert state != "warning" or "cma-256" in str(found.fix)
+
+
+@pytest.mark.parametrize("model", ["Raspberry Pi 5 Model B Rev 1.0", "Raspberry Pi Compute Module 5 Rev 1.0"])
+def test_cameras_of_a_pi_5_need_no_memory_set_aside(machine: Machine, model: str) -> None:
+    machine.write("/proc/meminfo", "CmaTotal: 65536 kB\nCmaFree: 9000 kB\n")
+    machine.write("/proc/device-tree/model", f"{model}\0")
+    assert [found.state for found in machine.check(camera.check_memory)] == ["skipped"]

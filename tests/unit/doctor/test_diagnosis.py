@@ -111,6 +111,18 @@ def test_secrets_of_the_service_are_taken_from_where_it_gets_them(machine: Machi
     assert found[0].state == "ok", found
 
 
+@pytest.mark.parametrize(
+    ("uid", "words"), [(0, "sudo nano /etc/edge-detector/secrets/DOOR"), (1000, "run it with sudo")]
+)
+def test_secret_that_is_not_there_is_asked_for_where_all_could_be_seen(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, uid: int, words: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    path = machine.write("settings.yaml", "source: 'rtsp://ada:{EDGE_DETECTOR_DOOR}@127.0.0.1:1/x'")
+    (found,) = run_all(machine, check_settings, config=path)
+    assert words in f"{found.fix} {found.command}", found
+
+
 def test_no_secret_is_shown(machine: Machine) -> None:
     def check_that_tells_all(context: Context) -> Iterator[Finding]:
         config = context.config

@@ -229,6 +229,19 @@ def test_journal_and_swap_on_the_sd_card_are_told(machine: Machine) -> None:
     assert [state for state, _ in states_of(machine)] == ["ok"]
 
 
+def test_journal_is_where_the_last_of_the_drop_ins_says(machine: Machine) -> None:
+    machine.write("/proc/mounts", SD.format("rw"))
+    (machine.root / "var/log/journal").mkdir(parents=True)
+    name = "journald.conf.d/40-rpi-volatile-storage.conf"  # as Raspberry Pi OS 13 has it
+    machine.write(f"/usr/lib/systemd/{name}", "[Journal]\nStorage=volatile\n")
+    assert [state for state, _ in states_of(machine)] == ["ok"]
+    machine.write("/etc/systemd/journald.conf.d/80-own.conf", "[Journal]\nStorage=persistent\n")
+    assert [state for state, _ in states_of(machine)] == ["warning"]
+    machine.write("/etc/systemd/journald.conf.d/80-own.conf", "[Journal]\n")
+    machine.write(f"/etc/systemd/{name}", "[Journal]\nStorage=persistent\n")
+    assert [state for state, _ in states_of(machine)] == ["warning"]
+
+
 def test_journal_that_log2ram_keeps_in_memory_is_no_fault(machine: Machine) -> None:
     machine.write("/proc/mounts", SD.format("rw") + "log2ram /var/log tmpfs rw 0 0\n")
     (machine.root / "var/log/journal").mkdir(parents=True)
