@@ -28,7 +28,7 @@ def check_cameras(context: Context) -> Iterator[Finding]:
         found = f"{camera['uri']}  {camera['title']}"
         if camera["problem"] is None:
             yield ok("camera", found)
-        elif "another program holds it" in camera["problem"] and any(holder.ours for holder in _holders(context)[0]):
+        elif "another program holds it" in camera["problem"] and _is_ours(context):
             yield ok("camera", f"{found}, in use by edge-detector")
         else:
             yield error("camera", f"{found}: {camera['problem']}")
@@ -41,6 +41,12 @@ def check_cameras(context: Context) -> Iterator[Finding]:
         yield skipped("cameras", "none connected, and none in the settings")
     elif not connected and "auto" in named:
         yield warning("cameras", "none connected", *_plug_in("csi" if context.host.is_pi() else "v4l2"))
+
+
+def _is_ours(context: Context) -> bool:
+    """Return whether edge-detector holds a camera; who may not ask other users' processes takes it from systemd."""
+    found, complete = _holders(context)
+    return any(holder.ours for holder in found) or (not complete and context.unit.get("ActiveState") == "active")
 
 
 def _missing(context: Context, uri: str) -> Finding:

@@ -34,6 +34,7 @@ _EXIT_CODES = {
     216: "a group of the unit does not exist",
     217: "the user of the unit does not exist",
     226: "the sandbox of the unit cannot be set up",
+    243: "its secrets cannot be read (/etc/edge-detector/secrets)",
 }
 _POWER = "Use the power supply made for this Pi (5 V 3 A; Pi 5: 5 V 5 A) and a short cable; unplug what it feeds."
 _COOLING = "Give it a heat sink or a fan, and air; or lower detect_fps in the settings."

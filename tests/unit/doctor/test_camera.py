@@ -60,6 +60,23 @@ def test_listing_that_crashes_is_told(machine: Machine) -> None:
     assert (found.state, "crashed (SIGSEGV)" in found.found) == ("error", True), found
 
 
+@pytest.mark.parametrize(("active", "state"), [("active", "ok"), ("inactive", "error")])
+def test_camera_of_the_running_service_is_no_fault_to_who_may_not_see_its_files(
+    seen_by_nobody: tuple[Machine, Callable], monkeypatch: pytest.MonkeyPatch, active: str, state: str
+) -> None:
+    machine, as_nobody = seen_by_nobody
+    machine.write("/dev/video0")
+    machine.real_processes()
+    machine.unit(f"ActiveState={active}")
+    listed = '{"result": [{"uri": "csi://0", "title": "imx708", "problem": "busy: another program holds it"}]}'
+    machine.program("python", f"echo '{listed}'")
+    host = Host(root=machine.root, interpreter=str(machine.programs / "python"))
+    monkeypatch.setenv("PATH", str(machine.programs))
+    with as_nobody():
+        found = [*camera.check_cameras(Context(host, None))]
+    assert [one.state for one in found] == [state], found
+
+
 def test_process_that_holds_the_camera_is_named(machine: Machine, start: Callable) -> None:
     device = machine.write("/dev/video0")
     machine.real_processes()
