@@ -304,7 +304,7 @@ say_next() {
     say '  watch what it does   journalctl -u edge-detector -f'
     say '  is all well?         sudo edge-detector doctor'
     if booted && ! grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null; then
-        say '  limit its memory     add cgroup_enable=memory to /boot/firmware/cmdline.txt and reboot; until then it is not'
+        say '  limit its memory     add cgroup_enable=memory to the one line of /boot/firmware/cmdline.txt and reboot; until then it is not'
     fi
 }
 
