@@ -84,7 +84,7 @@ def judge(record: Record) -> list[tuple[str, bool, str]]:
     for key, name in (("threads", "threads"), ("fds", "file descriptors (without clips)")):
         first, last, least, most = drift(windows, key)
         told = f"{first:g} in the first quarter, {last:g} in the last, between {least:g} and {most:g}"
-        demand(f"as many {name} at the end as at the beginning", abs(last - first) <= 1, told)
+        demand(f"no more {name} at the end than at the beginning", last - first < 1, told)
     abandoned = [int(row["abandoned"]) for row in record.samples if row["abandoned"] != ""]
     demand("no call is left behind", not abandoned or abandoned[-1] == 0, abandoned[-1] if abandoned else "not asked")
     return found

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 TREES=${TREES:-/var/tmp/edge_detector_arm}
 CPUS=${CPUS:-cortex-a72 cortex-a76}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
+MIRROR=${MIRROR:-} # Debian's own unless given
 [ $# -gt 0 ] || set -- bookworm trixie
 
 say() { printf '\n=== %s (%d min)\n' "$*" $((SECONDS / 60)); }
@@ -72,7 +72,7 @@ make_tree() { # SUITE ARCH TREE
         mkdir -p "$TREES/cache" "$TREES/debs-$2"
         rm -rf "$3"
         nice debootstrap --arch="$2" --variant=minbase --cache-dir="$TREES/debs-$2" \
-            --include=ca-certificates,make,python3-venv "$1" "$3" "$MIRROR" >"$3.log" 2>&1 ||
+            --include=ca-certificates,make,python3-venv "$1" "$3" ${MIRROR:+"$MIRROR"} >"$3.log" 2>&1 ||
             die "debootstrap failed: see $3.log"
         touch "$3/.made"
     fi

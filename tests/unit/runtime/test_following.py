@@ -523,14 +523,17 @@ def test_camera_that_falls_silent_ends_objects_after_the_age_that_is_allowed(col
     source = Silent(fps=40, scene=SlowScene())
     feed = Feed("yard", source, [out], follower=follow(max_age_s=0.8), max_age_s=0.8, event_publishers=[out])
     ended_s: list[float] = []
+    stop = threading.Event()
 
     class Noting(Collector):
         def publish_event(self, event: Event | Alert) -> None:
             if isinstance(event, Event) and event.kind == "end":
                 ended_s.append(time.monotonic())
+                if len(ended_s) == 2:
+                    stop.set()
 
     feed.add_events(Noting())
-    LivePipeline([feed], color_detector(), threading.Event()).run(duration_s=4)
+    LivePipeline([feed], color_detector(), stop).run(duration_s=60)
     assert [event.object.end_reason for event in out.told("end")] == ["camera", "camera"]
     assert_one_story_each(out.events)
     assert min(ended_s) - out.results[-1].frame.captured_at >= 0.8
