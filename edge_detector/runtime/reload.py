@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 _ANSWER = {"answer": True}  # shown however often it is asked for
 
 JOIN_S = 0.5
+HANGS_S = 60.0  # a large model takes a slow Pi half of that
 # What a camera is opened with; and what the whole service is built on.
 OF_CAMERAS = frozenset(
     {"source", "size", "fps", "format", "rotation", "stream", "controls", "stall_s", "frozen_s", "give_up_s"}
@@ -70,6 +72,7 @@ class Reloader:
         self._wanted, self._read = reload.wanted, reload.read
         self._open_detector = open_detector
         self._thread: threading.Thread | None = None
+        self._begun_s, self._told = 0.0, False  # that it hangs
 
     @property
     def busy(self) -> bool:
@@ -78,9 +81,13 @@ class Reloader:
 
     def begin(self) -> bool:
         """Begin, if it is wanted and the one before is over; return whether it does."""
-        if self.busy or not self._wanted.is_set():
+        if self.busy:
+            self._say_if_it_hangs()
+            return False
+        if not self._wanted.is_set():
             return False
         self._wanted.clear()
+        self._begun_s, self._told = time.monotonic(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._thread.start()
         return True
@@ -91,6 +98,12 @@ class Reloader:
             self._thread.join(JOIN_S)
             if self._thread.is_alive():
                 leave_behind(self._thread)
+
+    def _say_if_it_hangs(self) -> None:
+        if not self._told and time.monotonic() - self._begun_s > HANGS_S:
+            self._told = True
+            told = "the new settings are still not taken after %.0f s: a file of theirs hangs; others wait until then"
+            logger.error(told, HANGS_S, extra=_ANSWER)
 
     def _run(self) -> None:
         result = "failed"
