@@ -26,6 +26,7 @@ _ANSWER = {"answer": True}  # shown however often it is asked for
 
 JOIN_S = 0.5
 HANGS_S = 60.0  # a large model takes a slow Pi half of that
+WITH_COORDINATES = ("zones", "lines", "objects", "motion")  # keys of a camera
 # What a camera is opened with; and what the whole service is built on.
 OF_CAMERAS = frozenset(
     {"source", "size", "fps", "format", "rotation", "stream", "controls", "stall_s", "frozen_s", "give_up_s"}
@@ -130,8 +131,7 @@ class Reloader:
             manifest = (detector or pipeline.detector).manifest
             check_labels(config, manifest.labels)
             for name, feed in pipeline.feeds.items():
-                if feed.size_wh is not None:
-                    check_coordinates(config, name, feed.size_wh)
+                _check_coordinates(old, config, name, feed.size_wh)
         except EdgeDetectorError:
             if detector is not None:
                 detector.close()
@@ -214,6 +214,25 @@ def _with_fixed(old: Config, new: Config) -> Config:
         return parse_config(merged, "settings")
     except ConfigError as error:
         raise ConfigError(f"they need a new start: {error}") from error
+
+
+def _check_coordinates(old: Config, new: Config, camera: str, size_wh: tuple[int, int] | None) -> None:
+    """Check that the coordinates of a camera lie within its pictures, of `size_wh` pixels; None before the first.
+
+    Raises:
+        ConfigError: they do not, or are new, in pixels, and of a camera whose pictures nobody knows: if one turned out
+            to lie outside, that would end the service when the camera comes.
+    """
+    if size_wh is not None:
+        check_coordinates(new, camera, size_wh)
+    elif any(getattr(new.feeds[camera], key) != getattr(old.feeds[camera], key) for key in WITH_COORDINATES):
+        try:
+            check_coordinates(new, camera, (1, 1))
+        except ConfigError as error:
+            raise ConfigError(
+                f"camera {camera} has given no picture yet that pixels could be of; reload when it has, or give "
+                "coordinates as fractions from 0 to 1"
+            ) from error
 
 
 def _looks_for(config: Config, detector: Detector) -> tuple[int, int, float]:

@@ -134,6 +134,18 @@ def test_settings_with_an_error_change_nothing(start: Start, told: Told) -> None
     assert service.end() == 0
 
 
+def test_coordinates_that_nobody_can_check_yet_do_not_end_the_service_later(start: Start) -> None:
+    away = synthetic("unplug@0")
+    service = start(away)
+    outside = {"zones": {"door": {"coordinates": "0,0,5000,0,5000,5000"}}}
+    line = reload(service, away | outside, "new settings")
+    assert "no picture yet" in line or "outside the picture" in line  # where the camera was quicker
+    service.wait_for_state("live")
+    goes_on(service)
+    assert "outside the picture" in reload(service, away | outside, "all stays as it was")
+    assert service.end() == 0
+
+
 def test_what_needs_a_new_start_is_said_each_time_and_the_rest_is_taken(start: Start) -> None:
     service = start(synthetic())
     url = service.url
