@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from edge_detector import __version__, logs
 from edge_detector.errors import ConfigFileError, EdgeDetectorError, SourceError
+from edge_detector.signals import event_on, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -94,12 +94,13 @@ def run(
     given["model"] = _model(model, labels, threshold, threads, runtime, device)
     settings = _settings(config, given)
     reload = None
-    if config is not None and not sys.stdin.isatty():  # where a terminal is closed, its programs end
-        reload = Reload(_event_on(signal.SIGHUP), lambda: _settings(config, given))
+    at_terminal = sys.stdin is not None and sys.stdin.isatty()  # where that is closed, its programs end
+    if config is not None and not at_terminal:
+        reload = Reload(event_on(signal.SIGHUP), lambda: _settings(config, given))
     # What was named by hand must be there, a service waits for it; where nothing was, there is something to see.
     by_hand = config is None or source is not None
     fallback = "demo" if config is None and source is None else None
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     stats = run_service(settings, stop, duration, _say, required=by_hand, fallback=fallback, reload=reload)
     _say(f"stopped: {stats.captured} pictures taken, {stats.inferred} searched, {stats.dropped} left out")
 
@@ -125,7 +126,7 @@ def detect(
     if output is None and jsonl is None:
         output = Path("detections")
     settings = _settings(None, {"model": _model(model, labels, threshold, threads, runtime, device)})
-    interrupted = _stop_on_signals()
+    interrupted = stop_on_signals()
     with closing(open_detector(settings.model, interrupted)) as detector, _progress() as progress:
         bar = progress.add_task("detecting", total=len(inputs))
         batch = Batch(
@@ -353,26 +354,6 @@ def _settings(path: Path | None, given: dict[str, Any]) -> Config:
     from edge_detector.config_options import with_options
 
     return with_options(path, given)
-
-
-def _stop_on_signals() -> threading.Event:
-    """Return an event that Ctrl-C or SIGTERM sets; a second signal ends the program at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
-
-
-def _event_on(number: signal.Signals) -> threading.Event:
-    """Return an event that a signal sets."""
-    event = threading.Event()
-    signal.signal(number, lambda *_: event.set())
-    return event
 
 
 def _progress() -> Progress:

@@ -227,8 +227,10 @@ class Repeats(logging.Handler):
         end = min(window.since for window in self._known.values() if window.held) + self._window_s
         self._timer = threading.Timer(max(0.0, end - time.monotonic()), self._on_timer)
         self._timer.name, self._timer.daemon = "repeated log", True
-        with suppress(RuntimeError):  # the program ends, and `flush` is called
+        try:
             self._timer.start()
+        except RuntimeError:  # no room for a thread now, or the program ends, and `flush` is called
+            self._timer = None
 
     def _on_timer(self) -> None:
         with self.lock:  # type: ignore[union-attr]

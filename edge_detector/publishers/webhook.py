@@ -25,6 +25,7 @@ from edge_detector.sink_config import WebhookConfig
 
 logger = logging.getLogger(__name__)
 
+AGAIN_S = 0.2  # between two tries to cut a connection
 AGAIN = {408, 425, 429}  # of the codes below 500 those after which the same may be accepted later
 
 
@@ -146,13 +147,14 @@ class _Deadline:
                     self._changed.wait(None if self._connection is None else left_s)
                     continue
                 _cut(self._connection)
-                self._connection = None
+                self._at_s = time.monotonic() + AGAIN_S  # there may be nothing to cut yet, as a name is looked up
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:
-    if connection.sock is not None:
+    sock = connection.sock  # which may become None at any time
+    if sock is not None:
         with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _key(secret: str | None) -> bytes | None:

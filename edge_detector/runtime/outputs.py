@@ -95,6 +95,7 @@ class Outputs:
         self._fixed: list[Any] = []  # what no reload changes
         self._named: list[str] = []  # of them, what is worth a name
         self._open: dict[str, tuple[Unit, Any, Any]] = {}  # unit, publisher, and what is between it and the feeds
+        self._begun: set[tuple[str, str]] = set()  # names and files of sinks: opened anew by a reload, these go on
         self._stack.callback(_close_together, self._videos.values())
         if self._live:
             self._stack.callback(self._close_live)
@@ -245,9 +246,11 @@ class Outputs:
             units["output.jsonl"] = Unit(lines, opener, output.jsonl_filter)
         if output.video is not None:
             for name, source in self._sources.items():
-                video = {"path": output.video.replace("{camera}", name), "fps": source.fps or USUAL_FPS}
-                opener = partial(open_publisher, "video", overlay=self._overlay, **video, **self._waiting)
-                units[f"output.video of {name}"] = Unit(video, opener, camera=name)
+                path = output.video.replace("{camera}", name)
+                video = {"path": path, "fps": source.fps or USUAL_FPS, "overlay": self._overlay}
+                opener = partial(open_publisher, "video", **video, **self._waiting)
+                # Not by its rate, which a camera tells later: opened anew, it would take the place of what there is.
+                units[f"output.video of {name}"] = Unit(path, opener, camera=name)
         return units
 
     @property
@@ -279,10 +282,15 @@ class Outputs:
     def _open_sink(self, name: str, sink: SinkConfig, given: Mapping[str, Any]) -> Any:
         """Open a sink of any kind."""
         known = {**given, **self._waiting, "overlay": self._overlay}
+        options, begun = sink.options, (name, str(sink.options.get("target")))
+        if sink.kind == "jsonl" and begun in self._begun:
+            options = {**options, "append": True}
         try:
-            return open_sink(sink.kind, sink.options, {key: known[key] for key in OFFERED})
+            opened = open_sink(sink.kind, options, {key: known[key] for key in OFFERED})
         except ConfigError as error:
             raise ConfigError(f"sinks.{name}: {error}") from error
+        self._begun.add(begun)
+        return opened
 
     def _open_videos(self, feeds: Sequence[Feed]) -> None:
         """Open live video of each camera, if the settings give it to anybody."""

@@ -236,7 +236,7 @@ class RecordedPipeline:
     def run(self, duration_s: float | None = None, on_turn: Callable[[], None] = lambda: None) -> PipelineStats:
         """Run until the source ends, `stop` is set or `duration_s` seconds have passed; return the counters.
 
-        `on_turn` is called after every picture.
+        `on_turn` is called after every picture, and several times a second while none comes.
 
         Raises:
             EdgeDetectorError: the source or the model failed; the error of a publisher is counted instead.
@@ -250,6 +250,7 @@ class RecordedPipeline:
                     try:
                         frame = frames.get(timeout=_POLL_S)
                     except queue.Empty:
+                        on_turn()
                         continue
                     if isinstance(frame, BaseException):
                         reason = "camera"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 _ANSWER = {"answer": True}  # shown however often it is asked for
 
 JOIN_S = 0.5
+HANGS_S = 60.0  # a large model takes a slow Pi half of that
+WITH_COORDINATES = ("zones", "lines", "objects", "motion")  # keys of a camera
 # What a camera is opened with; and what the whole service is built on.
 OF_CAMERAS = frozenset(
     {"source", "size", "fps", "format", "rotation", "stream", "controls", "stall_s", "frozen_s", "give_up_s"}
@@ -70,6 +73,7 @@ class Reloader:
         self._wanted, self._read = reload.wanted, reload.read
         self._open_detector = open_detector
         self._thread: threading.Thread | None = None
+        self._begun_s, self._told = 0.0, False  # that it hangs
 
     @property
     def busy(self) -> bool:
@@ -78,9 +82,13 @@ class Reloader:
 
     def begin(self) -> bool:
         """Begin, if it is wanted and the one before is over; return whether it does."""
-        if self.busy or not self._wanted.is_set():
+        if self.busy:
+            self._say_if_it_hangs()
+            return False
+        if not self._wanted.is_set():
             return False
         self._wanted.clear()
+        self._begun_s, self._told = time.monotonic(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._thread.start()
         return True
@@ -91,6 +99,12 @@ class Reloader:
             self._thread.join(JOIN_S)
             if self._thread.is_alive():
                 leave_behind(self._thread)
+
+    def _say_if_it_hangs(self) -> None:
+        if not self._told and time.monotonic() - self._begun_s > HANGS_S:
+            self._told = True
+            told = "the new settings are still not taken after %.0f s: a file of theirs hangs; others wait until then"
+            logger.error(told, HANGS_S, extra=_ANSWER)
 
     def _run(self) -> None:
         result = "failed"
@@ -117,8 +131,7 @@ class Reloader:
             manifest = (detector or pipeline.detector).manifest
             check_labels(config, manifest.labels)
             for name, feed in pipeline.feeds.items():
-                if feed.size_wh is not None:
-                    check_coordinates(config, name, feed.size_wh)
+                _check_coordinates(old, config, name, feed.size_wh)
         except EdgeDetectorError:
             if detector is not None:
                 detector.close()
@@ -201,6 +214,25 @@ def _with_fixed(old: Config, new: Config) -> Config:
         return parse_config(merged, "settings")
     except ConfigError as error:
         raise ConfigError(f"they need a new start: {error}") from error
+
+
+def _check_coordinates(old: Config, new: Config, camera: str, size_wh: tuple[int, int] | None) -> None:
+    """Check that the coordinates of a camera lie within its pictures, of `size_wh` pixels; None before the first.
+
+    Raises:
+        ConfigError: they do not, or are new, in pixels, and of a camera whose pictures nobody knows: if one turned out
+            to lie outside, that would end the service when the camera comes.
+    """
+    if size_wh is not None:
+        check_coordinates(new, camera, size_wh)
+    elif any(getattr(new.feeds[camera], key) != getattr(old.feeds[camera], key) for key in WITH_COORDINATES):
+        try:
+            check_coordinates(new, camera, (1, 1))
+        except ConfigError as error:
+            raise ConfigError(
+                f"camera {camera} has given no picture yet that pixels could be of; reload when it has, or give "
+                "coordinates as fractions from 0 to 1"
+            ) from error
 
 
 def _looks_for(config: Config, detector: Detector) -> tuple[int, int, float]:

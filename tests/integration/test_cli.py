@@ -198,6 +198,14 @@ def test_service_goes_on_while_its_log_cannot_be_written() -> None:
     assert result.returncode == 0
 
 
+def test_service_runs_without_standard_input(tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text(f"source: demo\nmodel: {{path: {MODEL}}}\nhttp: null\n")
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "run", "--config", str(config), "--duration", "0.5"]
+    result = subprocess.run(closed, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+
+
 def test_service_stops_after_the_duration_and_appends_its_lines(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     lines.write_text('{"kept": true}\n')

@@ -82,6 +82,21 @@ def test_sinks_that_change_are_opened_anew_and_the_others_go_on(start: Start, tm
         assert service.end() == 0
 
 
+def test_file_of_a_sink_and_a_video_go_on(start: Start, tmp_path: Path) -> None:
+    lines, video = tmp_path / "own.jsonl", tmp_path / "video.mp4"
+    own = {"kind": "jsonl", "options": {"target": str(lines)}}  # a new start begins it anew
+    settings = synthetic() | {"output": {"video": str(video)}}
+    service = start(settings | {"sinks": {"own": own}})
+    goes_on(service)  # by now the camera's rate is known
+    at_change = lines.read_bytes()
+    reload(service, settings | {"sinks": {"own": own | {"min_score": 0.01}}})
+    goes_on(service)
+    assert lines.read_bytes().startswith(at_change), "the lines before the reload are gone"
+    assert not video.exists(), "the video was ended, and the next one would take its place"
+    assert service.end() == 0
+    assert video.exists()
+
+
 def test_sink_that_cannot_be_opened_is_said_and_left_out(start: Start, tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
     lines = {"kept": {"kind": "jsonl", "options": {"target": str(kept), "append": True}}}
@@ -116,6 +131,18 @@ def test_settings_with_an_error_change_nothing(start: Start, told: Told) -> None
     goes_on(service)
     assert reload(service, synthetic()).endswith("no change")
     service.wait_for_status(lambda status: status["reloads"] == {"ok": 1, "failed": 4})
+    assert service.end() == 0
+
+
+def test_coordinates_that_nobody_can_check_yet_do_not_end_the_service_later(start: Start) -> None:
+    away = synthetic("unplug@0")
+    service = start(away)
+    outside = {"zones": {"door": {"coordinates": "0,0,5000,0,5000,5000"}}}
+    line = reload(service, away | outside, "new settings")
+    assert "no picture yet" in line or "outside the picture" in line  # where the camera was quicker
+    service.wait_for_state("live")
+    goes_on(service)
+    assert "outside the picture" in reload(service, away | outside, "all stays as it was")
     assert service.end() == 0
 
 

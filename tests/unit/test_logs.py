@@ -291,6 +291,22 @@ def test_count_comes_by_itself_when_nothing_else_is_logged(shown: Shown) -> None
     assert repeats._timer is None
 
 
+def test_timer_that_finds_no_room_for_its_thread_is_made_anew(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    repeats = Repeats(shown, window_s=0.5)
+
+    def no_room(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Timer, "start", no_room)
+        tell(repeats, a_record("disk on fire"), a_record("disk on fire"))
+    tell(repeats, a_record("disk on fire"))
+    while not any("more in" in line for line in shown.lines):
+        assert shown.changed.wait(10)
+        shown.changed.clear()
+    repeats.close()
+
+
 def count(lines: list[str]) -> int:
     """Return how often something was logged, by what is shown of it."""
     told = [re.search(r"\((once|\d+ times) more in \d+ s\)$", line) for line in lines]

@@ -193,6 +193,31 @@ def test_answer_that_never_ends_is_given_up_in_time(
             hook.close()
 
 
+def test_answer_that_never_ends_is_given_up_though_the_name_was_looked_up_slowly(
+    monkeypatch: pytest.MonkeyPatch, make_object: MakeObject
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def slowly(*arguments: Any, **options: Any) -> Any:  # a name server that is away has 5 s per try
+        time.sleep(0.5)
+        return look_up(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        config = WebhookConfig(url=f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.3)
+        hook = QueuedEvents(Webhook(config), first_pause_s=60.0, close_timeout_s=0.1)
+        hook.publish_event(Event("new", make_object()))
+        connection, _ = server.accept()
+        start_s = time.monotonic()
+        with connection, suppress(OSError):
+            while time.monotonic() - start_s < 20:
+                connection.sendall(b"X")
+                time.sleep(0.05)
+        assert time.monotonic() - start_s < 10
+        with pytest.raises(PublishError, match="1 events are lost"):
+            hook.close()
+
+
 def test_answer_that_does_not_come_is_given_up_and_the_event_comes_again(
     receiver: Receiver, make_object: MakeObject, wait_until: WaitUntil
 ) -> None:

@@ -131,6 +131,25 @@ def test_decoding_runs_ahead_of_inference(color_detector: MakeDetector) -> None:
     assert len(out.results) == 5
 
 
+def test_turns_go_on_while_a_file_gives_no_picture(color_detector: MakeDetector) -> None:
+    turned, turns_with = threading.Event(), []
+    out = Collector()
+
+    class Stuck(SyntheticSource):  # as on a network drive that does not answer
+        def read(self, timeout_s: float) -> Frame | None:
+            assert turned.wait(20)
+            return super().read(timeout_s)
+
+    def on_turn() -> None:
+        turns_with.append(len(out.results))
+        turned.set()
+
+    feed = Feed("camera", Stuck(frames=2), [out])
+    RecordedPipeline(feed, color_detector(), threading.Event()).run(on_turn=on_turn)
+    assert turns_with[0] == 0
+    assert len(out.results) == 2
+
+
 # Live: newest first.
 
 
