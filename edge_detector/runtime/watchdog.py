@@ -71,7 +71,10 @@ class Watchdog:
             self._tell(ready)
 
     def _tell(self, ready: bool) -> None:
-        line = describe(self._status())
+        try:
+            line = describe(self._status())
+        except OSError as error:  # no descriptor is free to look at the process
+            line = f"its state cannot be read: {error.strerror}"
         if self._hanging:
             line = f"{', '.join(sorted(self._hanging))}: hangs; {line}"
         if ready and not self._ready:
