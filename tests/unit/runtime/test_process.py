@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
-from edge_detector.runtime.process import process_status, throttled
+from edge_detector.runtime.process import process_status, return_memory, throttled
 
 
 def test_process_tells_what_it_uses() -> None:
@@ -40,3 +42,20 @@ def test_firmware_says_why_it_is_slow(tmp_path: Path, text: str, on: set[str]) -
 
 def test_other_machines_say_nothing_of_it(tmp_path: Path) -> None:
     assert throttled(tmp_path) == {}
+
+
+def test_what_refers_to_itself_is_collected_and_what_was_there_is_looked_at_once() -> None:
+    class Loop:
+        def __init__(self) -> None:
+            self.itself = self
+
+    try:
+        return_memory()
+        frozen = gc.get_freeze_count()
+        assert frozen > 1000
+        gone = weakref.ref(Loop())
+        return_memory()
+        assert gone() is None
+        assert gc.get_freeze_count() == frozen
+    finally:
+        gc.unfreeze()
