@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.endurance.soak import Record
-from tests.endurance.verdict import drift, judge, rests, theil_sen
+from tests.endurance.verdict import drift, floors, judge, rests, theil_sen
 
 FAULT_COLOR = "#e8590c"
 
@@ -117,7 +117,7 @@ def _plot(record: Record, folder: Path) -> list[tuple[str, str]]:
         axis.grid(alpha=0.3)
     windows = rests(record)
     if len(windows) >= 4:
-        xs, ys = [window["s"] / 3600 for window in windows], [window["rss_mb"] for window in windows]
+        xs, ys = floors(record)
         slope, _, _ = theil_sen(xs, ys)
         middle = statistics.median(y - slope * x for x, y in zip(xs, ys, strict=True))
         ends = [xs[0], xs[-1]]
