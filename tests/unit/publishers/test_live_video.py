@@ -160,7 +160,9 @@ def test_rate_is_limited_and_is_kept_by_a_camera_of_that_rate(make_video: MakeVi
             early = 0.1 * (step % 2)  # every other one
             time.sleep(max(0.0, start_s + (step - early) / given - time.monotonic()))
             video.publish(make_result(frame_id=step))
-        assert least <= len(taken.packets) <= wanted + 2
+        # Whatever the encoder had no time for.
+        assert least <= len(taken.packets) + video.status().dropped + video.status().queued
+        assert len(taken.packets) <= wanted + 2
 
 
 def test_size_may_change_at_any_time(make_video: MakeVideo, make_result: MakeResult) -> None:
