@@ -34,6 +34,11 @@ def goes_on(service: Service) -> None:
     service.wait_for_status(lambda status: status["cameras"]["camera"]["stats"]["inferred"] > before + 5)
 
 
+def grows(service: Service, path: Path) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    service._wait(lambda: (path.exists() and path.stat().st_size > size) or None, 20, f"a line in {path.name}")
+
+
 def found(service: Service, any_: bool) -> None:
     detections = lambda: bool(service.get("/api/detections")["detections"]) is any_ or None  # noqa: E731
     service._wait(detections, 20, "detections" if any_ else "no detections")
@@ -69,7 +74,7 @@ def test_sinks_that_change_are_opened_anew_and_the_others_go_on(start: Start, tm
         sender = receiver.recvfrom(65536)[1]
         reload(service, synthetic() | udp | {"output": {"jsonl": str(second)}})
         at_change = first.read_bytes()
-        goes_on(service)
+        grows(service, second)
         assert first.read_bytes() == at_change
         ids = [json.loads(line)["frame_id"] for path in (first, second) for line in path.read_text().splitlines()]
         assert ids == sorted(set(ids))
@@ -105,13 +110,10 @@ def test_sink_that_cannot_be_opened_is_said_and_left_out(start: Start, tmp_path:
     bad = {"bad": {"kind": "jsonl", "options": {"target": "/proc/none/x", "append": True}}}
     reload(service, synthetic() | {"sinks": lines | bad})
     assert "it is left out" in service.wait_for_line("sinks.bad: ")
-    size = kept.stat().st_size
-    goes_on(service)
-    assert kept.stat().st_size > size
+    grows(service, kept)
     good = {"bad": {"kind": "jsonl", "options": {"target": str(tmp_path / "new.jsonl"), "append": True}}}
     reload(service, synthetic() | {"sinks": lines | good})
-    goes_on(service)
-    assert (tmp_path / "new.jsonl").stat().st_size > 0
+    grows(service, tmp_path / "new.jsonl")
     assert service.end() == 0
 
 
@@ -180,6 +182,7 @@ def test_model_is_swapped_without_a_gap(start: Start, tmp_path: Path) -> None:
         (tmp_path / "other.json").write_bytes(sidecar.read_bytes())
     assert "model other" in reload(service, settings | {"model": {"path": str(other)}})
     goes_on(service)
+    grows(service, lines)
     written = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {line["model"] for line in written} == {"detection_op", "other"}
     assert service.get("/api/status")["service"]["detector"]["model"] == "other"
