@@ -31,7 +31,7 @@ REFERENCE = Path(__file__).with_name("reference.json")
 MODELS = os.environ.get("EDGE_DETECTOR_ACCEPTANCE_MODELS", "").split() or sorted(list_models())
 SURE = 0.5  # what is less sure may be there on one machine and not on the other
 LOWEST = 0.3
-IOU_AT_LEAST = 0.9
+IOU_AT_LEAST = 0.7  # so, too, of boxes; the report says how much it was
 SCORE_DIFFERENCE_AT_MOST = 0.1  # int8 kernels of different runtimes differ by up to 19 steps
 REPEATS = int(os.environ.get("EDGE_DETECTOR_ACCEPTANCE_REPEATS", "10"))
 
