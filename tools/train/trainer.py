@@ -79,13 +79,13 @@ class Trainer:
     ) -> None:
         self.device = device
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.forward = torch.compile(self.model) if compiled else self.model
+        self.forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.maker = maker
         self.schedule = schedule
         self.labels = labels
         self.folder = folder
         self.step = 0
-        self.anchors = torch.from_numpy(anchors_px(model.arch)).to(device)
+        self.anchors = {side: torch.from_numpy(anchors_px(arch)).to(device) for side, arch in maker.archs.items()}
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), schedule.learning_rate)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = Ema(self.model, schedule.ema_decay)
@@ -119,7 +119,9 @@ class Trainer:
         count = positive.sum().clamp(min=1)
         image_index, anchor_index = positive.nonzero(as_tuple=True)
         predicted = decode_boxes(
-            codes[image_index, anchor_index], self.anchors[anchor_index], self.model.arch.box_coder.scales
+            codes[image_index, anchor_index],
+            self.anchors[images.shape[-1]][anchor_index],
+            self.model.arch.box_coder.scales,
         )
         class_loss = focal_loss(logits, batch.labels, batch.exhaustive) / count
         return class_loss, giou_loss(predicted, batch.boxes[positive]) / count

@@ -98,6 +98,21 @@ def test_a_batch_has_the_shapes_that_the_network_answers_with(coco_set: Callable
     assert (batch.labels >= 0).any(1).all()
 
 
+def test_a_mixture_of_sides_trains_on_larger_canvases_in_smaller_batches(
+    coco_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    photos, _ = load_coco(coco_set())
+    model = tiny_model()
+    side = model.arch.input_side
+    maker = BatchMaker(photos, model.arch, GENTLE, 8, seed=1, sides=(side, side, 2 * side))
+    batches = [maker.make(step) for step in range(12)]
+    assert {tuple(batch.images.shape) for batch in batches} == {(8, 3, side, side), (2, 3, 2 * side, 2 * side)}
+    trainer = Trainer(model, maker, Schedule(12, 5e-3, warmup_steps=2), ("box",), tmp_path)
+    trainer.run(ignore)
+    assert len(logged(tmp_path)) == 12
+    assert load_weights(tmp_path / "weights.safetensors")[0].input_side == side
+
+
 def test_every_photo_is_seen_once_in_an_epoch_in_another_order_each_time(coco_set: Callable[..., Path]) -> None:
     photos, _ = load_coco(coco_set(6))
     seen: list[Path] = []
@@ -241,7 +256,15 @@ def test_everything_that_training_computes_with_lies_on_the_device(
     trainer = Trainer(model, maker, Schedule(1), ("box",), tmp_path, device="meta")  # a device that every machine has
     batch = maker.make(0).to("meta")
     groups = trainer.optimizer.param_groups
-    tensors = [trainer.anchors, batch.images, batch.labels, batch.boxes, batch.exhaustive, model.mean, model.std]
+    tensors = [
+        *trainer.anchors.values(),
+        batch.images,
+        batch.labels,
+        batch.boxes,
+        batch.exhaustive,
+        model.mean,
+        model.std,
+    ]
     tensors += [*model.state_dict().values(), *trainer.ema.averages.values()]
     tensors += [parameter for group in groups for parameter in group["params"]]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
@@ -254,7 +277,7 @@ def test_a_gpu_that_is_not_there_is_refused(
     if torch.cuda.is_available():
         pytest.skip("a GPU was in use before it could be hidden")
     with pytest.raises(ConfigError, match="--device cuda: PyTorch finds no GPU"):
-        program.main([coco_set()], tmp_path / "out", tmp_path / "none", side=64, device=program.Device.CUDA)
+        program.main([coco_set()], tmp_path / "out", tmp_path / "none", side=[64], device=program.Device.CUDA)
     assert program.choose_device(program.Device.AUTO) == "cpu"
     assert program.choose_device(program.Device.CPU) == "cpu"
 
@@ -265,7 +288,7 @@ def test_a_run_begun_on_a_gpu_goes_on_without_and_back(
 ) -> None:
     data, output = [coco_set()], tmp_path / "out"
     for epochs, device in enumerate(("cuda", "cpu", "cuda"), 1):
-        program.main(data, output, start, side=64, batch=2, epochs=epochs, resume=True, device=program.Device(device))
+        program.main(data, output, start, side=[64], batch=2, epochs=epochs, resume=True, device=program.Device(device))
     assert [row["step"] for row in logged(output)] == [1, 2, 3, 4, 5, 6]
 
 
@@ -291,11 +314,11 @@ def test_unusable_settings_are_errors_before_training(
 ) -> None:
     data, output = [coco_set()], tmp_path / "out"
     with pytest.raises(ConfigError, match="--side 100 is not a multiple of 32"):
-        program.main(data, output, start, side=100)
+        program.main(data, output, start, side=[100])
     with pytest.raises(ConfigError, match="--zoom 0 1"):
         program.main(data, output, start, zoom=(0, 1))
     with pytest.raises(ModelError, match="cannot be read as safetensors"):
-        program.main(data, output, tmp_path / "none.safetensors", side=64)
+        program.main(data, output, tmp_path / "none.safetensors", side=[64])
     assert not output.exists()
 
 
@@ -308,7 +331,7 @@ def test_the_command_trains_resumes_and_does_not_touch_an_earlier_run(
     coco_set: Callable[..., Path], start: Path, tmp_path: Path, repository: Path
 ) -> None:
     data, output = coco_set(), tmp_path / "out"
-    program.main([data], output, start, side=64, batch=2, epochs=1)
+    program.main([data], output, start, side=[64], batch=2, epochs=1)
     assert {path.name for path in output.iterdir()} == {
         "checkpoint.pt", "weights.safetensors", "log.jsonl", "loss.png",
     }  # fmt: skip
@@ -316,7 +339,7 @@ def test_the_command_trains_resumes_and_does_not_touch_an_earlier_run(
     assert again.returncode == ConfigError.exit_code
     assert "holds an earlier run; add --resume" in again.stderr
     assert len(logged(output)) == 2
-    program.main([data], output, start, side=64, batch=2, epochs=2, resume=True)
+    program.main([data], output, start, side=[64], batch=2, epochs=2, resume=True)
     assert [row["step"] for row in logged(output)] == [1, 2, 3, 4]
 
 
@@ -326,7 +349,7 @@ def test_resuming_before_the_first_checkpoint_begins_anew(
     output = tmp_path / "out"
     output.mkdir()
     (output / "log.jsonl").write_text('{"step": 1, "class_loss": 1}\n')
-    program.main([coco_set()], output, start, side=64, batch=2, epochs=1, resume=True)
+    program.main([coco_set()], output, start, side=[64], batch=2, epochs=1, resume=True)
     assert [row["step"] for row in logged(output)] == [1, 2]
 
 
@@ -335,7 +358,7 @@ def test_bad_data_is_one_line_with_its_exit_code(
 ) -> None:
     output = tmp_path / "out"
     with pytest.raises(SourceError, match="not a COCO-format data set"):
-        program.main([tmp_path / "none"], output, start, side=64)
+        program.main([tmp_path / "none"], output, start, side=[64])
     run = run_tool(repository, "--data", coco_set(), "--classes", "cat", "--start", start, "--output", output)
     assert run.returncode == SourceError.exit_code
     assert "no class cat; it has box" in run.stderr
