@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -298,16 +299,21 @@ def main() -> None:
         _exit(error.exit_code)
     except SystemExit as end:
         _exit(end.code)
+    except Exception:  # noqa: BLE001 - it is told, and nothing goes on
+        with suppress(OSError):
+            traceback.print_exc()
+        _exit(1, at_once=True)
 
 
-def _exit(code: str | int | None) -> NoReturn:
+def _exit(code: str | int | None, *, at_once: bool = False) -> NoReturn:
     """End the program, at once if a thread hangs in a call: Python would wait for its libraries' clean-up."""
     from edge_detector.abandoned import count_abandoned
 
-    if count_abandoned():
+    if at_once or count_abandoned():
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 0)
     sys.exit(code)
 

@@ -16,7 +16,21 @@ PACKAGE = REPOSITORY / "edge_detector"
 
 # First match wins. A stage folder's __init__ is its contract; the other files in it are leaves or pure functions.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (1, ("errors", "events", "frame", "detections", "quantization", "abandoned", "passwords", "logs", "signals")),
+    (
+        1,
+        (
+            "errors",
+            "events",
+            "frame",
+            "detections",
+            "quantization",
+            "abandoned",
+            "passwords",
+            "logs",
+            "signals",
+            "shortage",
+        ),
+    ),
     (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets")),
     (2, ("manifest_rules", "preprocess", "postprocess", "tracking", "runtime.mailbox", "runtime.metrics")),
     (2, ("object_config", "sink_config", "stream_config", "web_config")),

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ class FailoverBackend:
                 self._primary.close()
                 self._primary = None
                 self._lose_primary(error)
+        if self._thread is None:
+            self._retry_in_background(self._next_pause_s())
         if self._twin is None:
             self._twin = self._open_twin()
             self._check_input(self._twin)
@@ -144,8 +147,15 @@ class FailoverBackend:
         wanted, pause_s = self._health.wanted, self._next_pause_s()
         self._change(running="cpu", state="fallback", since=now_s, error=str(error), **self._failed(error))
         logger.warning("%s; the CPU takes over, and %s is tried again from time to time", error, wanted)
-        self._thread = threading.Thread(target=self._bring_back, args=(pause_s,), name="device-retry", daemon=True)
-        self._thread.start()
+        self._retry_in_background(pause_s)
+
+    def _retry_in_background(self, pause_s: float) -> None:
+        """Begin to bring the primary back; without room for a thread, the next inference begins it."""
+        self._thread = None
+        thread = threading.Thread(target=self._bring_back, args=(pause_s,), name="device-retry", daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
 
     def _bring_back(self, pause_s: float) -> None:
         """Open the primary, again and again; runs in its own thread."""

@@ -177,8 +177,9 @@ class MqttPublisher:
                 gone.wait_for_publish(0.3)
         self._client.disconnect()
         stopper = threading.Thread(target=self._client.loop_stop, daemon=True)
-        stopper.start()
-        stopper.join(1.1)  # the client may be in a pause between tries, or waiting for an answer
+        with contextlib.suppress(RuntimeError):  # no room for a thread: the client's own ends with the program
+            stopper.start()
+            stopper.join(1.1)  # the client may be in a pause between tries, or waiting for an answer
         if left:
             logger.warning("%s: %d messages were not sent in all", self.name, left)
 

@@ -259,8 +259,8 @@ class ProcessStatus:
     Attributes:
         uptime_s: seconds since its pipeline was made.
         threads: of this process.
-        open_fds: open file descriptors.
-        rss_bytes: memory in use.
+        open_fds: open file descriptors; None if the system has no room to count them.
+        rss_bytes: memory in use; None if the system has no room to look.
         abandoned: threads that hang in a call and were left behind.
         temperature_c: of the processor; None where it is not known.
         cpu_s: seconds of processor time, of all threads.
@@ -269,8 +269,8 @@ class ProcessStatus:
 
     uptime_s: float
     threads: int
-    open_fds: int
-    rss_bytes: int
+    open_fds: int | None
+    rss_bytes: int | None
     abandoned: int
     temperature_c: float | None = None
     cpu_s: float = 0.0

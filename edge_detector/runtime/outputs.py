@@ -372,12 +372,16 @@ def _close_together(publishers: Iterable[Any]) -> None:
         for one in publishers
     ]
     for thread in threads:
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no room for a thread
+            thread.run()
     deadline_s = time.monotonic() + CLOSE_S
     for thread in threads:
-        thread.join(max(0.0, deadline_s - time.monotonic()))
-        if thread.is_alive():
-            leave_behind(thread)
+        if thread.ident is not None:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+            if thread.is_alive():
+                leave_behind(thread)
 
 
 def _close_or_warn(publisher: Any) -> None:

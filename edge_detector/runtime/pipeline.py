@@ -18,6 +18,7 @@ from edge_detector.frame import Frame
 from edge_detector.runtime.feed import Feed, Search
 from edge_detector.runtime.metrics import PipelineStats, ServiceStatus
 from edge_detector.runtime.process import process_status, return_memory
+from edge_detector.shortage import is_shortage
 
 logger = logging.getLogger(__name__)
 
@@ -139,38 +140,58 @@ class LivePipeline:
     def _run_feed(self, feed: Feed) -> None:
         try:
             while not self._stopping():
-                frame = feed.read(_POLL_S)
-                if frame is None:
-                    feed.wait()
+                with self._spared(feed.name):
+                    self._pass_on(feed)
                     feed.beat()
-                    continue
-                if feed.look(frame):
-                    with self._arrived:
-                        if (search := feed.search(frame)) is not None:
-                            feed.offer(search)
-                            self._arrived.notify()
-                feed.publish_newest(frame)
-                feed.beat()
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
+
+    def _pass_on(self, feed: Feed) -> None:
+        """Wait for a picture, offer it to inference and publish it."""
+        frame = feed.read(_POLL_S)
+        if frame is None:
+            feed.wait()
+            return
+        if feed.look(frame):
+            with self._arrived:
+                if (search := feed.search(frame)) is not None:
+                    feed.offer(search)
+                    self._arrived.notify()
+        feed.publish_newest(frame)
 
     def _run_inference(self) -> None:
         try:
             while not self._stopping():
-                taken = self._next(_POLL_S)
-                if taken is not None:
-                    feed, search = taken
-                    with self._searching:
-                        inference = feed.detect(self._detector, search)
-                    feed.hand_over(inference)
-                    self._warm = True
-                elif not self._warm and time.monotonic() - self._started_s > _WARM_UP_AFTER_S:
-                    with self._searching:
-                        self._detector.warm_up()
-                    self._warm = True
-                self._inference_beat_s = time.monotonic()
+                with self._spared("inference"):
+                    self._search()
+                    self._inference_beat_s = time.monotonic()
         except BaseException as error:  # noqa: BLE001 - the main loop raises it
             self._end(error)
+
+    def _search(self) -> None:
+        """Wait for a search and do it; without any for long, let the model run for once."""
+        taken = self._next(_POLL_S)
+        if taken is not None:
+            feed, search = taken
+            with self._searching:
+                inference = feed.detect(self._detector, search)
+            feed.hand_over(inference)
+            self._warm = True
+        elif not self._warm and time.monotonic() - self._started_s > _WARM_UP_AFTER_S:
+            with self._searching:
+                self._detector.warm_up()
+            self._warm = True
+
+    @contextmanager
+    def _spared(self, stage: str) -> Iterator[None]:
+        """Let a stage go on that found no memory: one picture is left out. Without a beat, the watchdog has its say."""
+        try:
+            yield
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            logger.warning("%s: no memory (%r); a picture is left out", stage, error)
+            self._stop.wait(_POLL_S)
 
     def _end(self, error: BaseException) -> None:
         if not self._stopping():

@@ -48,13 +48,27 @@ def process_status(started_s: float) -> ProcessStatus:
     return ProcessStatus(
         uptime_s=time.monotonic() - started_s,
         threads=threading.active_count(),
-        open_fds=len(os.listdir("/proc/self/fd")),  # noqa: PTH208 - names are enough
-        rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES,
+        open_fds=_open_fds(),
+        rss_bytes=_rss_bytes(),
         abandoned=count_abandoned(),
         temperature_c=_temperature_c(),
         cpu_s=time.process_time(),
         throttled=throttled(),
     )
+
+
+def _open_fds() -> int | None:
+    try:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
+    except OSError:
+        return None
+
+
+def _rss_bytes() -> int | None:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return None
 
 
 def throttled(sys: Path = _SYS) -> dict[str, bool]:

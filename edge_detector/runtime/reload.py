@@ -89,8 +89,14 @@ class Reloader:
             return False
         self._wanted.clear()
         self._begun_s, self._told = time.monotonic(), False
-        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no room for a thread
+            logger.warning("the new settings are not taken yet: %s", error, extra=_ANSWER)
+            self._wanted.set()
+            return False
+        self._thread = thread
         return True
 
     def close(self) -> None:

@@ -71,10 +71,7 @@ class Watchdog:
             self._tell(ready)
 
     def _tell(self, ready: bool) -> None:
-        try:
-            line = describe(self._status())
-        except OSError as error:  # no descriptor is free to look at the process
-            line = f"its state cannot be read: {error.strerror}"
+        line = describe(self._status())
         if self._hanging:
             line = f"{', '.join(sorted(self._hanging))}: hangs; {line}"
         if ready and not self._ready:

@@ -84,7 +84,11 @@ class LiveSource:
             pause_s = self._retry_at - time.monotonic()
             if self._closed.wait(min(timeout_s, max(0.0, pause_s))) or pause_s > timeout_s:
                 return None
-            reader = self._reader = self._start_reader()
+            try:
+                reader = self._reader = self._start_reader()
+            except RuntimeError as error:  # no room for a thread
+                self._lose(SourceError(f"{self.name}: {error}"))
+                return None
             self._change(recreated=self._health.recreated + 1)
             return None
         try:

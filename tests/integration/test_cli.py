@@ -544,3 +544,16 @@ def test_unknown_option_is_a_usage_error() -> None:
     result = call("run", "--sauce", "demo")
     assert result.returncode == EX_USAGE
     assert "--sauce" in result.stderr
+
+
+def test_a_defect_is_told_and_ends_the_program_although_a_thread_is_in_a_call() -> None:
+    code = (
+        "import threading, time, edge_detector.cli as cli\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "cli.app = lambda: 1 / 0\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")

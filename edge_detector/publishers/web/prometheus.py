@@ -118,8 +118,10 @@ def _service(status: ServiceStatus, server: ServerStatus) -> Iterator[Metric]:
     yield _gauge("uptime_seconds", "Since the pipeline was made.", process.uptime_s)
     yield CounterMetricFamily(f"{_PREFIX}cpu_seconds", "Processor time of all threads.", process.cpu_s)
     yield _gauge("threads", "Threads of the process.", process.threads)
-    yield _gauge("open_fds", "Open file descriptors.", process.open_fds)
-    yield _gauge("resident_memory_bytes", "Memory in use.", process.rss_bytes)
+    if process.open_fds is not None:
+        yield _gauge("open_fds", "Open file descriptors.", process.open_fds)
+    if process.rss_bytes is not None:
+        yield _gauge("resident_memory_bytes", "Memory in use.", process.rss_bytes)
     yield _gauge("abandoned_threads", "Threads that hang in a call.", process.abandoned)
     yield _gauge("viewers", "Open live streams.", server.viewers)
     yield _gauge("websockets", "Open WebSockets.", server.sockets)

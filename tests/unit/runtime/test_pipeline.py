@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import threading
 import time
@@ -226,6 +227,16 @@ def test_failing_model_ends_a_live_run(color_detector: MakeDetector) -> None:
     with pytest.raises(ModelError, match="invoke failed"):
         LivePipeline([Feed("camera", SyntheticSource(fps=100), [])], detector, threading.Event()).run(duration_s=20)
     assert time.monotonic() - start_s < 5
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, ""), RuntimeError("can't start new thread")])
+def test_shortage_of_memory_costs_a_picture_and_not_the_run(color_detector: MakeDetector, error: Exception) -> None:
+    source, out = SyntheticSource(fps=50, faults={5: error}), Collector()
+    pipeline = LivePipeline([Feed("camera", source, [out])], color_detector(fails_at=2, error=error), threading.Event())
+    pipeline.run(duration_s=1.5)
+    assert pipeline.stats.inferred > 3
+    assert len({result.detected_at for result in out.results} - {None}) > 1
+    assert {result.frame.frame_id for result in out.results} > {3, 4, 6, 7}
 
 
 def test_stop_ends_a_live_run_soon_even_when_the_camera_is_silent(color_detector: MakeDetector) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import time
 import weakref
 from pathlib import Path
@@ -16,9 +17,22 @@ def test_process_tells_what_it_uses() -> None:
     after = process_status(time.monotonic() - 5)
     assert 5 <= after.uptime_s < 60
     assert after.cpu_s > before.cpu_s > 0
+    assert after.rss_bytes is not None
     assert after.rss_bytes > 10_000_000
     assert after.threads >= 1
+    assert after.open_fds is not None
     assert after.open_fds >= 3
+
+
+def test_without_a_free_descriptor_the_rest_is_told() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        status = process_status(time.monotonic())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (status.open_fds, status.rss_bytes) == (None, None)
+    assert status.threads >= 1
 
 
 @pytest.mark.parametrize(

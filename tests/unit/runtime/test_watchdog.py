@@ -158,11 +158,3 @@ def test_ready_is_said_once_and_the_state_when_it_changes(
     assert told[:3] == [f"STATUS={line}", f"READY=1\nSTATUS={line}", f"STATUS={line} in place of edgetpu"]
     assert told[3:] == ["RELOADING=1", f"READY=1\nSTATUS={line} in place of edgetpu"]
     assert describe(now[0]).endswith("in place of edgetpu")
-
-
-def test_state_that_cannot_be_read_ends_nothing(notifier: Notifier, systemd: Systemd) -> None:
-    def exhausted() -> ServiceStatus:
-        raise OSError(24, "Too many open files")
-
-    Watchdog(notifier, dict, exhausted).look(ready=True)
-    assert "READY=1\nSTATUS=its state cannot be read: Too many open files" in systemd.told()

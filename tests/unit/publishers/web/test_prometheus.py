@@ -133,9 +133,11 @@ def test_build_says_version_python_and_runtime() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    bare = service(process=ProcessStatus(1.0, 1, 1, 1, 0), cameras={"front": camera(silent_s=None, searched_s=None)})
+    bare = service(
+        process=ProcessStatus(1.0, 1, None, None, 0), cameras={"front": camera(silent_s=None, searched_s=None)}
+    )
     names = " ".join(samples(bare))
-    for name in ("temperature", "throttled", "picture_age", "inference_age"):
+    for name in ("temperature", "open_fds", "resident", "throttled", "picture_age", "inference_age"):
         assert f"edge_detector_{name}" not in names
 
 
