@@ -91,7 +91,7 @@ class QueuedPublisher:
         self._goes_on = goes_on
         self._failing: tuple[float, Exception] | None = None  # since when, and how first
         self._failed_s = -math.inf  # the last time
-        self._wrote = False  # since then
+        self._worked_s: float | None = None  # the first time since then
         self._sink = sink
         self._both = sink if isinstance(sink, BothSink) else None
         self._lossless = lossless
@@ -184,7 +184,7 @@ class QueuedPublisher:
             logger.warning("%s: %d results could not be written in all", self.name, self.failed)
         if self._error:
             raise self._error
-        if self._failing is not None and not self._wrote:
+        if self._failing is not None and self._worked_s is None:
             raise PublishError(_told(self.name, self._failing[1])) from self._failing[1]
 
     def _waits(self) -> bool:
@@ -247,16 +247,18 @@ class QueuedPublisher:
 
     def _note_failure(self, error: Exception) -> None:
         self.failed += 1
-        self._failed_s, self._wrote = time.monotonic(), False
+        self._failed_s, self._worked_s = time.monotonic(), None
         if self._failing is None:
             self._failing = self._failed_s, error
             defect = None if isinstance(error, PublishError | OSError) else error
             logger.warning("%s; it is tried again with what comes next", _told(self.name, error), exc_info=defect)
 
     def _note_success(self, since_s: float) -> None:
-        self._wrote = True
-        if time.monotonic() - self._failed_s >= SURE_S:
-            logger.warning("%s works again after %.0f s", self.name, self._failed_s - since_s)
+        now_s = time.monotonic()
+        if self._worked_s is None:
+            self._worked_s = now_s
+        if now_s - self._failed_s >= SURE_S:
+            logger.warning("%s works again after %.0f s", self.name, self._worked_s - since_s)
             self._failing = None
 
     def _fail(self, error: PublishError) -> None:
