@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import platform
 import re
-import resource
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 
 from edge_detector.detector import Detector
 from edge_detector.frame import Frame, FrameResult
@@ -32,7 +33,7 @@ _AT_LEAST, _AT_MOST = 2, 50  # repeats of a turn
 def stages(detector: Detector) -> dict[str, Callable[[], Any]]:
     """Return what can be timed, by name, on the first picture of the demo clip, enlarged to what cameras give."""
     (clip,) = demo_pictures(1)
-    frames = {f"{w}x{h}": Frame(cv2.resize(clip.image, (w, h)), 0, 0.0, 0.0, "demo") for w, h in SIZES_WH}
+    frames = {"{}x{}".format(*wh): Frame(_enlarged(clip.image, wh), 0, 0.0, 0.0, "demo") for wh in SIZES_WH}
     shown = frames["1280x720"]
     manifest = detector.manifest
     normalizer = Normalizer(manifest.input, detector.backend.input_params)
@@ -49,12 +50,26 @@ def stages(detector: Detector) -> dict[str, Callable[[], Any]]:
     }
     for name, frame in frames.items():
         table[f"letterbox + quantize {name}"] = partial(prepare, frame.image, normalizer)
-        table[f"cv2.resize {name}"] = partial(cv2.resize, frame.image, canvas_wh, interpolation=cv2.INTER_LINEAR)
-        table[f"cv2.resize, area, {name}"] = partial(cv2.resize, frame.image, canvas_wh, interpolation=cv2.INTER_AREA)
+        table[f"cv2.resize bilinear {name}"] = partial(
+            cv2.resize, frame.image, canvas_wh, interpolation=cv2.INTER_LINEAR
+        )
+        content_wh = _content_wh(frame, normalizer)
+        area = partial(cv2.resize, frame.image, content_wh, interpolation=cv2.INTER_AREA)
+        table[f"cv2.resize by area {name}"] = area
     if (len(manifest.labels), canvas_wh[0]) == (COCO_CLASSES, COCO_SIDE):
         decoder, raw = coco_outputs()
         table["decode + NMS, synthetic"] = partial(decoder.decode, raw)
     return table
+
+
+def _enlarged(image: npt.NDArray[np.uint8], size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, size_wh), np.uint8)
+
+
+def _content_wh(frame: Frame, normalizer: Normalizer) -> tuple[int, int]:
+    """Return the size of a picture on the canvas."""
+    scale_xy = prepare(frame.image, normalizer)[1].scale_xy
+    return round(frame.size_wh[0] * scale_xy[0]), round(frame.size_wh[1] * scale_xy[1])
 
 
 def times_s(stage: Callable[[], Any], budget_s: float) -> list[float]:
@@ -79,10 +94,12 @@ def versions() -> dict[str, str]:
 
 
 def memory_mb() -> dict[str, float]:
-    """Return the resident memory of this process, now and at most."""
-    now_kb = re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[0]
-    most_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"rss_mb": int(now_kb) / 1024, "peak_mb": most_kb / 1024}
+    """Return the resident memory of this process, now and at most, in 10^6 bytes."""
+    status = Path("/proc/self/status").read_text(
+        encoding="utf-8"
+    )  # getrusage tells the parent's peak where it is higher
+    kilobytes = {name: int(value) for name, value in re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status)}
+    return {"rss_mb": kilobytes["VmRSS"] * 1024 / 1e6, "peak_mb": kilobytes["VmHWM"] * 1024 / 1e6}
 
 
 def main() -> None:

@@ -94,19 +94,23 @@ def measure_stages(
     """Measure all models under all runtimes with each number of threads, in so many rounds.
 
     Every configuration has a process of its own; all live at once, one works at a time, and each round begins with the
-    next of them. In a turn a stage repeats for `budget_s`.
+    next of them. In a turn a stage repeats for `budget_s`. A runtime that does not work is left out.
+
+    Raises:
+        ConfigError: none works.
     """
     pythons, missing = _pythons(venvs)
     with ExitStack() as stack:
-        workers = []
+        workers: list[_Worker] = []
         for runtime, python in pythons.items():
-            for model in models:
-                for count in threads:
-                    say(f"stages: loading {model.name}, {model.classes} classes, {runtime}, {count} threads")
-                    arguments = [str(model.path), "--runtime", runtime, "--threads", str(count)]
-                    child = stack.enter_context(Child(python, "tools.bench.stage_worker", arguments))
-                    stages = child.greeting["stages"] if count == max(threads) else _PER_CONFIGURATION
-                    workers.append(_Worker(runtime, model, count, child, {stage: [] for stage in stages}))
+            try:
+                started = _start(stack, runtime, python, models, threads, say)
+            except ConfigError as error:
+                missing[runtime] = str(error)
+            else:
+                workers += started
+        if not workers:
+            raise ConfigError("; ".join(missing.values()))
         for number in range(rounds):
             for place in range(len(workers)):
                 worker = workers[(place + number) % len(workers)]
@@ -121,6 +125,21 @@ def measure_stages(
             versions={worker.runtime: worker.child.greeting["versions"] for worker in workers},
             missing=missing,
         )
+
+
+def _start(
+    stack: ExitStack, runtime: str, python: Path, models: Sequence[Model], threads: Sequence[int], say: Say
+) -> list[_Worker]:
+    """Start a process for each model and number of threads; `stack` ends them."""
+    workers = []
+    for model in models:
+        for count in threads:
+            say(f"stages: loading {model.name}, {model.classes} classes, {runtime}, {count} threads")
+            arguments = [str(model.path), "--runtime", runtime, "--threads", str(count)]
+            child = stack.enter_context(Child(python, "tools.bench.stage_worker", arguments))
+            stages = child.greeting["stages"] if count == max(threads) else _PER_CONFIGURATION
+            workers.append(_Worker(runtime, model, count, child, {stage: [] for stage in stages}))
+    return workers
 
 
 def _pythons(venvs: Path) -> tuple[dict[str, Path], dict[str, str]]:
