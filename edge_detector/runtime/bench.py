@@ -29,6 +29,7 @@ from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawO
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import LatencyMeter
 from edge_detector.runtime.pipeline import LivePipeline
+from edge_detector.runtime.process import share_processors
 from edge_detector.sources import open_source
 from edge_detector.sources.synthetic import SyntheticSource
 
@@ -104,6 +105,7 @@ def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], N
         SourceError: the demo clip is missing.
         ModelError: the model failed.
     """
+    share_processors()  # as the service does
     total = frames + 3 * _ROUNDS
     pictures = demo_pictures(frames)
     for frame in pictures[:_WARM_UP]:
