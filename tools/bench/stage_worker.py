@@ -23,6 +23,7 @@ from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.preprocess.normalize import Normalizer, prepare
 from edge_detector.runtime.bench import COCO_CLASSES, COCO_SIDE, coco_outputs, demo_pictures
+from edge_detector.runtime.process import share_heaps, share_processors
 from tools.bench.child import serve
 
 SIZES_WH = ((1280, 720), (1920, 1080))
@@ -109,6 +110,8 @@ def main() -> None:
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
+    share_heaps()  # as the service does
+    share_processors()
     detector = Detector.open(str(arguments.model), num_threads=arguments.threads, runtime=arguments.runtime)
     detector.warm_up()
     memory = memory_mb()  # before the pictures for the stages
