@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from edge_detector.doctor.host import Host
 from edge_detector.errors import ConfigError
 from edge_detector.registry import resolve_model
 from tools.bench.child import Child
+from tools.bench.figures import read_csv
 from tools.bench.machine import Machine, Moment, sha256_of
 from tools.bench.stages import Model, measure_stages
 
@@ -54,6 +57,30 @@ def test_each_stage_has_times_and_a_runtime_that_does_not_work_is_told(venvs: Pa
     assert "litert" in results.versions
     assert all(row.peak_mb >= row.rss_mb > row.model_mb for row in results.memory)
     assert any("round 2 of 2" in step for step in said)
+
+
+def test_the_command_writes_all_forms(venvs: Path, repository: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs Matplotlib: pip install 'edge-detector[bench]'")
+    output = venvs / "results"
+    command = [sys.executable, str(repository / "tools" / "bench"), "--quick", "--only", "stages", "--threads", "1"]
+    command += ["--board", "a-board", "--output", str(output), "--venvs", str(venvs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in output.iterdir()} == {
+        "report.md",
+        "results.json",
+        "results.csv",
+        "stages.png",
+        "threads.png",
+    }
+    read = json.loads((output / "results.json").read_text())
+    assert {row["model"]: row["classes"] for row in read["stages"]["rows"]} == {"person-320": 1, "person-640": 90}
+    assert "decode + NMS, synthetic" in {row["stage"] for row in read["stages"]["rows"]}
+    report = (output / "report.md").read_text()
+    assert "# Speed of edge_detector on a-board" in report
+    assert "![stages.png](stages.png)" in report
+    assert str(venvs) not in report  # paths without their folders
+    assert {line.board for line in read_csv(output / "results.csv")} == {"a-board"}
 
 
 def test_a_process_that_cannot_load_its_model_says_why(tmp_path: Path) -> None:
