@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -26,6 +27,7 @@ class Peer:
         make: its class, "module:name" below tools.bench.contenders.
         model: the file of its kit that it runs, where it has a choice.
         decodes: takes the network's stored outputs instead of pictures, to compare what comes behind the network.
+        threads: for the network, instead of the kit's; 0 for the kit's.
         one_class: its model is made from the weights, which have one class.
         environment: variables to be set before its import.
     """
@@ -37,6 +39,7 @@ class Peer:
     make: str
     model: str = ""
     decodes: bool = False
+    threads: int = 0
     one_class: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,7 +47,8 @@ class Peer:
         """Import it and load its model."""
         module, _, name = self.make.partition(":")
         settings = {"model": self.model} if self.model else {}
-        made: Contender = getattr(import_module(f"tools.bench.contenders.{module}"), name)(kit, **settings)
+        own = dataclasses.replace(kit, threads=self.threads or kit.threads)
+        made: Contender = getattr(import_module(f"tools.bench.contenders.{module}"), name)(own, **settings)
         return made
 
 
@@ -71,12 +75,14 @@ def _mediapipe(title: str, model: str) -> Peer:
 
 def _onnx(title: str, model: str) -> Peer:
     requirements = ("onnxruntime", "onnx", "sympy")
-    return Peer(title, "onnxruntime", requirements, ("onnxruntime",), "onnxruntime_cpu:OnnxRuntime", model, False, True)
+    return Peer(
+        title, "onnxruntime", requirements, ("onnxruntime",), "onnxruntime_cpu:OnnxRuntime", model, one_class=True
+    )
 
 
 def _opencv(title: str, model: str) -> Peer:
     packages = ("opencv-python-headless",)
-    return Peer(title, "litert", _litert("", "").requirements, packages, "opencv_dnn:OpenCv", model, False, True)
+    return Peer(title, "litert", _litert("", "").requirements, packages, "opencv_dnn:OpenCv", model, one_class=True)
 
 
 REFERENCE, REFERENCE_DECODER = "ours", "ours-decoder"
@@ -89,6 +95,8 @@ PEERS: dict[str, Peer] = {
     "supervision": _supervision("supervision", "supervision_litert:SupervisionLiteRT"),
     "ultralytics": _ultralytics("ultralytics' functions", "ultralytics_litert:UltralyticsLiteRT"),
     "mediapipe": _mediapipe("MediaPipe Tasks, uint8 input", "mediapipe-uint8.tflite"),
+    # MediaPipe runs its network on one thread, and its Python users cannot change that: this is its like.
+    "ours-one-thread": dataclasses.replace(_litert("edge_detector, 1 thread", "ours:Ours"), threads=1),
     "mediapipe-int8": _mediapipe("MediaPipe Tasks, int8 input", "mediapipe-int8.tflite"),
     "onnxruntime-int8": _onnx("ONNX Runtime, int8", "int8.onnx"),
     "onnxruntime-float32": _onnx("ONNX Runtime, float32", "float32.onnx"),

@@ -13,7 +13,11 @@ from tools.bench.kit import Kit
 
 
 class MediaPipe:
-    """The whole way. Its Python API has no number of threads: the library chooses."""
+    """The whole way.
+
+    Its Python API has no number of threads, and the library's own default for Linux is one (MediaPipe's
+    calculators/tensor/inference_calculator_utils.cc).
+    """
 
     def __init__(self, kit: Kit, model: str) -> None:
         options = vision.ObjectDetectorOptions(

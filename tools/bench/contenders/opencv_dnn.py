@@ -1,4 +1,7 @@
-"""OpenCV's own networks, cv2.dnn, on the CPU."""
+"""OpenCV's own networks, cv2.dnn, on the CPU.
+
+From ONNX: OpenCV 5.0 cannot read int8 .tflite files with a ReLU ("Lookup table for RELU" is not implemented).
+"""
 
 from __future__ import annotations
 
