@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,16 @@ def add_onnx(
     if not float_model.exists():
         say(f"peers: exporting the weights to ONNX at {kit.side}")
         ensure(venvs / "torch", ("torch", "onnx", "onnxscript", "safetensors", "pydantic>=2.5"))
-        run_module(venvs / "torch", "tools.bench.make_onnx", ["export", str(WEIGHTS), str(kit.side), str(float_model)])
+        part = kit.folder / "float32.part.onnx"  # a file that is cut off must not be kept
+        run_module(venvs / "torch", "tools.bench.make_onnx", ["export", str(WEIGHTS), str(kit.side), str(part)])
+        shutil.move(part, float_model)
     if not int_model.exists():
         say(f"peers: quantizing the ONNX model at {kit.side} on {len(blobs)} photos")
         np.save(kit.folder / "blobs.npy", blobs)
-        arguments = ["quantize", str(float_model), str(kit.folder / "blobs.npy"), str(int_model)]
+        part = kit.folder / "int8.part.onnx"
+        arguments = ["quantize", str(float_model), str(kit.folder / "blobs.npy"), str(part)]
         run_module(venvs / "onnxruntime", "tools.bench.make_onnx", arguments)
+        shutil.move(part, int_model)
     (kit.folder / "float32.onnx").symlink_to(float_model.resolve())
     (kit.folder / "int8.onnx").symlink_to(int_model.resolve())
 
