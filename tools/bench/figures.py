@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from tools.bench.peers import REFERENCE, REFERENCE_DECODER
 from tools.bench.results import PeerRow, StageRow, Timing
 from tools.bench.run import Run
 from tools.bench.service import Load, ServiceRow, Spread
 from tools.bench.stages import MemoryRow, StageResults
 
-OURS = ("ours", "ours-decoder")  # what the peers, and the peers' decoders, are compared with
+OURS = (REFERENCE, REFERENCE_DECODER)
 LETTERBOX, BARE, BARE_AREA = "letterbox + quantize", "cv2.resize bilinear", "cv2.resize by area"
 NOT_MEASURED = "not measured"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tools.bench.figures import BARE, BARE_AREA, LETTERBOX, OURS
+from tools.bench.figures import BARE, BARE_AREA, LETTERBOX
+from tools.bench.peers import REFERENCE_DECODER
 from tools.bench.results import PeerRow
 from tools.bench.run import Run
 from tools.bench.service import ServiceRow
@@ -48,7 +49,7 @@ def _decoder(rows: tuple[PeerRow, ...]) -> Iterator[Target]:
         for row in rows
         if row.model.startswith("outputs of") and (row.model.split()[-1], row.classes) == _DECODED and row.counts
     }
-    ours_ms = next((total_ms[key] for key in OURS if key in total_ms), None)
+    ours_ms = total_ms.get(REFERENCE_DECODER)
     for title, keys in _DECODERS.items():
         name, wanted = f"decode + NMS of 51150 x 90: {title} to ours", f"{DECODER_TIMES:g} times or more"
         theirs_ms = [total_ms[key] for key in keys if key in total_ms]
