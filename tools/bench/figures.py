@@ -119,10 +119,12 @@ def _peers(rows: Iterable[PeerRow]) -> Iterator[Figure]:
     rows = list(rows)
     ours = {(row.model, row.classes): row.stages for row in rows if row.contender in OURS}
     for row in rows:
+        keys = row.contender, row.model, row.classes, None
+        if not row.stages:
+            yield _figure("peers", "total", *keys, None, note=row.reason)
         for stage, timing in row.stages.items():
             own = ours.get((row.model, row.classes), {}).get(stage)
             ratio = timing.p50_ms / own.p50_ms if own is not None else None
-            keys = row.contender, row.model, row.classes, None
             note = "" if row.counts else row.reason
             yield _figure("peers", stage, *keys, timing, ratio=ratio, ratio_to="ours" if own else "", note=note)
 
@@ -162,7 +164,7 @@ def _figure(
     model: str,
     classes: int | None,
     threads: int | None,
-    value: Timing | Spread | float,
+    value: Timing | Spread | float | None,
     *,
     unit: str = "ms",
     ratio: float | None = None,
@@ -171,6 +173,8 @@ def _figure(
 ) -> Figure:
     if isinstance(value, Timing):
         p50, p95 = f"{value.p50_ms:.4g}", f"{value.p95_ms:.4g}"
+    elif value is None:
+        p50, p95 = "", ""
     else:
         p50, p95 = f"{value.median if isinstance(value, Spread) else value:.4g}", ""
     return Figure(

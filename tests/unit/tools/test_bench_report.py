@@ -170,6 +170,13 @@ def test_every_figure_has_one_line_and_survives_the_csv(tmp_path: Path) -> None:
     assert (detect.p50, detect.p95, detect.unit, detect.ratio, detect.ratio_to) == ("22", "44", "ms", "1.100", "invoke")
 
 
+def test_a_peer_that_does_not_run_has_a_line_with_its_reason() -> None:
+    peer = replace(decoder("example-decoding", 0.0, counts=False), stages={}, reason="does not run: no wheel")
+    (figure,) = figures_of(run(stages=None, service=(), peers=(peer,)))
+    assert (figure.runtime, figure.p50, figure.note) == ("example-decoding", "", "does not run: no wheel")
+    assert "no: does not run: no wheel" in report_of(run(peers=(decoder("ours-decoder", 2.0), peer)))
+
+
 def test_the_lines_of_another_board_are_the_same_without_values() -> None:
     figures = figures_of(run())
     empty = blank(figures, "other")
