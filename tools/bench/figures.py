@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -154,7 +155,7 @@ def _load(title: str, load: Load, quiet: Load, keys: tuple[str, str, int, int]) 
 
 def _watched(load: Load) -> str:
     """Return who watches, in words."""
-    return f"{load.viewers} {load.kind} viewers" if load.viewers else "no viewer"
+    return f"{load.viewers} by {load.kind}" if load.viewers else "no viewer"
 
 
 def _figure(
@@ -172,11 +173,9 @@ def _figure(
     note: str = "",
 ) -> Figure:
     if isinstance(value, Timing):
-        p50, p95 = f"{value.p50_ms:.4g}", f"{value.p95_ms:.4g}"
-    elif value is None:
-        p50, p95 = "", ""
+        p50, p95 = _number(value.p50_ms), _number(value.p95_ms)
     else:
-        p50, p95 = f"{value.median if isinstance(value, Spread) else value:.4g}", ""
+        p50, p95 = _number(value.median if isinstance(value, Spread) else value), ""
     return Figure(
         board="",
         date="",
@@ -194,3 +193,8 @@ def _figure(
         ratio_to=ratio_to,
         note=note,
     )
+
+
+def _number(value: float | None) -> str:
+    """Return it for the CSV; empty is what is unknown."""
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"

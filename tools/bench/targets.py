@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tools.bench.figures import BARE, BARE_AREA, LETTERBOX
 from tools.bench.peers import REFERENCE_DECODER
@@ -34,12 +34,17 @@ class Target:
     @property
     def verdict(self) -> str:
         """In words."""
-        return "not measured" if self.met is None else "met" if self.met else "**missed**"
+        if self.met is None:
+            return "not measured" if self.found is None else "others were at work"
+        return "met" if self.met else "**missed**"
 
 
 def targets_of(run: Run) -> list[Target]:
-    """Return all targets, met or not."""
-    return [*_decoder(run.peers), *_letterbox(run), *_service(run.service)]
+    """Return all targets, met or not; where others were at work that is left open."""
+    ratios = [*_decoder(run.peers), *_letterbox(run)]
+    if run.stages is not None and not run.stages.quiet:
+        ratios = [replace(target, met=None) for target in ratios]
+    return [*ratios, *_service(run.service)]
 
 
 def _decoder(rows: tuple[PeerRow, ...]) -> Iterator[Target]:
