@@ -10,6 +10,7 @@ from edge_detector.loader import load_manifest
 from edge_detector.manifest import SsdRawOutputs
 from edge_detector.postprocess.ssd import SsdDecoder
 from edge_detector.quantization import QuantizationParams, QuantizedTensor
+from edge_detector.runtime.process import share_heaps, share_processors
 from tools.bench.contenders import Found, Laps
 from tools.bench.kit import Kit
 
@@ -18,6 +19,8 @@ class Ours:
     """The whole way."""
 
     def __init__(self, kit: Kit) -> None:
+        share_heaps()
+        share_processors()
         self._detector = Detector.open(kit.model("raw.tflite"), num_threads=kit.threads, threshold=kit.threshold)
 
     def detect(self, given: Any, laps: Laps) -> Found:
