@@ -28,9 +28,11 @@ models: $(VENV)/.convert  ## Make the shipped models again; CALIBRATION is the f
 	    --input-size $$side --output models/ssd_resnet50_fpn_person_$${side}_int8.tflite || exit; \
 	done
 
+# OPTIONS: such as '--board raspberry-pi-4 --only stages', see tools/bench/README.md.
 BENCH ?= bench-results
+OPTIONS ?=
 bench: $(VENV)/.bench  ## Measure how fast all is on this machine, within the hour; writes into the folder BENCH.
-	$(BIN)/python tools/bench --output $(BENCH) --venvs $(VENV)-bench $(BENCH_OPTIONS)
+	$(BIN)/python tools/bench --output $(BENCH) --venvs $(VENV)-bench $(OPTIONS)
 
 # INTERACTIVE=1: with steps for a person, such as unplugging. WATCH_S: how long the service is watched.
 WATCH_S ?= 60

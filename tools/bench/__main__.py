@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import platform
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from edge_detector.errors import ConfigError, EdgeDetectorError
 from edge_detector.registry import resolve_model
+from tools.bench.compare import compare
 from tools.bench.figures import blank, figures_of, read_csv, write_csv
 from tools.bench.machine import Machine, Moment, git_commit, sha256_of
 from tools.bench.plots import plot
@@ -43,10 +43,20 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a run takes: rounds of everything, seconds of a stage's turn, seconds of a window of the service."""
+    """How long a run takes.
+
+    Attributes:
+        rounds: of stages and peers.
+        budget_s: of a stage's turn.
+        pictures: that each peer goes through in its turn.
+        service_rounds, window_s: rounds of the service, each with windows of so many seconds.
+        all_threads: from one to all cores, not all cores only.
+    """
 
     rounds: int
     budget_s: float
+    pictures: int
+    service_rounds: int
     window_s: float
     all_threads: bool
 
@@ -56,8 +66,8 @@ class Effort:
         return list(range(1, cores + 1)) if self.all_threads else [cores]
 
 
-FULL = Effort(rounds=5, budget_s=1.0, window_s=8.0, all_threads=True)
-QUICK = Effort(rounds=1, budget_s=0.2, window_s=2.0, all_threads=False)
+FULL = Effort(rounds=5, budget_s=1.0, pictures=16, service_rounds=3, window_s=8.0, all_threads=True)
+QUICK = Effort(rounds=1, budget_s=0.2, pictures=2, service_rounds=1, window_s=2.0, all_threads=False)
 
 
 class Part(str, Enum):
@@ -108,12 +118,11 @@ def main(
                 left_out |= stages.missing
         if Part.PEERS in parts:
             with without(left_out, "peers"):
-                compare = importlib.import_module("tools.bench.compare").compare
-                peers += compare(venvs, effort.rounds, calibration=calibration, say=say)
+                peers += compare(venvs, effort.rounds, effort.pictures, calibration=calibration, say=say)
         if Part.SERVICE in parts:
             for name in SHIPPED:
                 with without(left_out, f"service, {name}"):
-                    service.append(measure_service(resolve_model(name), effort.rounds, effort.window_s, say))
+                    service.append(measure_service(resolve_model(name), effort.service_rounds, effort.window_s, say))
         digests = sha256_of(model.path for model in models)
     run = Run(
         board=board,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from tools.bench.peers import REFERENCE, REFERENCE_DECODER
 from tools.bench.results import PeerRow, StageRow, Timing
 from tools.bench.run import Run
 from tools.bench.service import Load, ServiceRow, Spread
 from tools.bench.stages import MemoryRow, StageResults
 
-OURS = ("ours", "ours-decoder")  # what the peers, and the peers' decoders, are compared with
+OURS = (REFERENCE, REFERENCE_DECODER)
 LETTERBOX, BARE, BARE_AREA = "letterbox + quantize", "cv2.resize bilinear", "cv2.resize by area"
 NOT_MEASURED = "not measured"
 
@@ -118,10 +120,12 @@ def _peers(rows: Iterable[PeerRow]) -> Iterator[Figure]:
     rows = list(rows)
     ours = {(row.model, row.classes): row.stages for row in rows if row.contender in OURS}
     for row in rows:
+        keys = row.contender, row.model, row.classes, None
+        if not row.stages:
+            yield _figure("peers", "total", *keys, None, note=row.reason)
         for stage, timing in row.stages.items():
             own = ours.get((row.model, row.classes), {}).get(stage)
             ratio = timing.p50_ms / own.p50_ms if own is not None else None
-            keys = row.contender, row.model, row.classes, None
             note = "" if row.counts else row.reason
             yield _figure("peers", stage, *keys, timing, ratio=ratio, ratio_to="ours" if own else "", note=note)
 
@@ -151,7 +155,7 @@ def _load(title: str, load: Load, quiet: Load, keys: tuple[str, str, int, int]) 
 
 def _watched(load: Load) -> str:
     """Return who watches, in words."""
-    return f"{load.viewers} {load.kind} viewers" if load.viewers else "no viewer"
+    return f"{load.viewers} by {load.kind}" if load.viewers else "no viewer"
 
 
 def _figure(
@@ -161,7 +165,7 @@ def _figure(
     model: str,
     classes: int | None,
     threads: int | None,
-    value: Timing | Spread | float,
+    value: Timing | Spread | float | None,
     *,
     unit: str = "ms",
     ratio: float | None = None,
@@ -169,9 +173,9 @@ def _figure(
     note: str = "",
 ) -> Figure:
     if isinstance(value, Timing):
-        p50, p95 = f"{value.p50_ms:.4g}", f"{value.p95_ms:.4g}"
+        p50, p95 = _number(value.p50_ms), _number(value.p95_ms)
     else:
-        p50, p95 = f"{value.median if isinstance(value, Spread) else value:.4g}", ""
+        p50, p95 = _number(value.median if isinstance(value, Spread) else value), ""
     return Figure(
         board="",
         date="",
@@ -189,3 +193,8 @@ def _figure(
         ratio_to=ratio_to,
         note=note,
     )
+
+
+def _number(value: float | None) -> str:
+    """Return it for the CSV; empty is what is unknown."""
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -66,7 +66,7 @@ class Moment:
 
     Attributes:
         wall_time: ISO 8601, UTC.
-        load: average of the last minute; without others at work it is near 0 before a run.
+        load: average of the last minute.
         temperature_c: of the processor, None where nothing tells it.
         throttled: what a Raspberry Pi's firmware complains of.
     """

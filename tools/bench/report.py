@@ -12,8 +12,6 @@ from tools.bench.service import ServiceRow
 from tools.bench.stages import StageResults
 from tools.bench.targets import targets_of
 
-_BUSY = 0.5  # load average before a run; above it others were at work
-
 
 def report_of(run: Run, plots: Iterable[str] = PLOTS) -> str:
     """Return the report; `plots` are names of pictures beside it."""
@@ -62,8 +60,8 @@ def _machine(run: Run) -> Iterator[str]:
     yield table(("", ""), facts.items()).replace("---:", "---")
     if run.quick:
         yield "**A quick run: figures to look at, not to quote.**"
-    if before.load > _BUSY:
-        yield f"**Others were at work: the load was {before.load:.1f} before the run. Its figures are too high.**"
+    if run.stages is not None and not run.stages.quiet:
+        yield f"**Others were at work: a thread had a processor in {run.stages.processor:.0%} of its time only.**"
     if {*before.throttled, *after.throttled}:
         yield f"**The firmware complains: {', '.join(sorted({*before.throttled, *after.throttled}))}.**"
 

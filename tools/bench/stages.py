@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_detector.errors import ConfigError
@@ -16,6 +16,8 @@ from tools.environments import ensure, interpreter
 RUNTIMES = ("litert", "tflite")
 # What the extra `tflite` of setup.cfg says, and what the detector itself imports.
 _TFLITE = ("tflite-runtime==2.14.0", "numpy<2", "opencv-python-headless<=4.11.0.86", "pydantic>=2.5", "PyYAML>=6.0")
+_ON_ALL_THREADS = ("invoke", "detect")
+QUIET = 0.95
 _PER_CONFIGURATION = ("invoke", "decode + NMS", "detect")  # the others are the same with any number of threads
 
 Say = Callable[[str], None]
@@ -52,12 +54,25 @@ class MemoryRow:
 
 @dataclass(frozen=True)
 class StageResults:
-    """All that `measure_stages` finds; `missing` says which runtimes could not run, and why."""
+    """All that `measure_stages` finds.
+
+    Attributes:
+        rows, memory: the figures.
+        processor: share of the time of stages on one thread in which it had a processor, 0..1; see `quiet`.
+        versions: of Python and packages, by runtime.
+        missing: runtimes that could not run, and why.
+    """
 
     rows: tuple[StageRow, ...]
     memory: tuple[MemoryRow, ...]
+    processor: float
     versions: Mapping[str, Mapping[str, str]]
     missing: Mapping[str, str]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether others left the processors alone; else times, and ratios of long and short ones, say little."""
+        return self.processor >= QUIET
 
 
 @dataclass(frozen=True)
@@ -69,10 +84,14 @@ class _Worker:
     threads: int
     child: Child
     times_s: dict[str, list[float]]
+    busy_s: list[tuple[float, float]] = field(default_factory=list)  # of one thread: processor's and all seconds
 
     def take_turn(self, budget_s: float) -> None:
         for stage, times in self.times_s.items():
-            times += self.child.ask({"stage": stage, "budget_s": budget_s})["times_s"]
+            answer = self.child.ask({"stage": stage, "budget_s": budget_s})
+            times += answer["times_s"]
+            if stage not in _ON_ALL_THREADS:
+                self.busy_s.append((answer["cpu_s"], sum(answer["times_s"])))
 
     def rows(self) -> list[StageRow]:
         title, classes = str(self.child.greeting["title"]).split(",")[0], self.model.classes
@@ -122,9 +141,15 @@ def measure_stages(
         return StageResults(
             rows=tuple(row for worker in workers for row in worker.rows()),
             memory=tuple(worker.memory() for worker in workers),
+            processor=_share([busy_s for worker in workers for busy_s in worker.busy_s]),
             versions={worker.runtime: worker.child.greeting["versions"] for worker in workers},
             missing=missing,
         )
+
+
+def _share(busy_s: Sequence[tuple[float, float]]) -> float:
+    cpu_s, all_s = (sum(column) for column in zip(*busy_s, strict=True))
+    return min(1.0, cpu_s / all_s)
 
 
 def _start(

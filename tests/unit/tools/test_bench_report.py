@@ -29,7 +29,7 @@ def spread(value: float) -> Spread:
     return Spread(value, value, value)
 
 
-def stages(letterbox_ms: float = 1.2) -> StageResults:
+def stages(letterbox_ms: float = 1.2, processor: float = 0.99) -> StageResults:
     p50_ms = {
         "invoke": 20.0,
         "detect": 22.0,
@@ -41,7 +41,7 @@ def stages(letterbox_ms: float = 1.2) -> StageResults:
     rows = [StageRow(name, "LiteRT 9", "person-320", 1, 2, timing(value)) for name, value in p50_ms.items()]
     rows += [replace(row, threads=1) for row in rows[:3]]
     memory = (MemoryRow("LiteRT 9", "person-320", 1, 2, 130.0, 140.0, 26.0),)
-    return StageResults(tuple(rows), memory, {"litert": {"numpy": "9.9"}}, {"tflite": "no wheel"})
+    return StageResults(tuple(rows), memory, processor, {"litert": {"numpy": "9.9"}}, {"tflite": "no wheel"})
 
 
 def decoder(contender: str, total_ms: float, counts: bool = True) -> PeerRow:
@@ -117,6 +117,12 @@ def test_targets_are_judged_by_the_runs_own_figures() -> None:
     assert slower["person-320: letterbox + quantize 1280x720 to cv2.resize by area"] == "met"
 
 
+def test_targets_are_left_open_where_others_were_at_work() -> None:
+    found = verdicts(run(stages=stages(processor=0.5)))
+    assert found["person-320: letterbox + quantize 1280x720 to cv2.resize bilinear"] == "others were at work"
+    assert found["decode + NMS of 51150 x 90: example loop to ours"] == "others were at work"
+
+
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     found = verdicts(run(stages=None, peers=(), service=()))
     assert set(found.values()) == {"not measured"}
@@ -147,8 +153,9 @@ def test_the_report_tells_what_it_was_measured_on_and_what_is_missing() -> None:
     ):
         assert said in text
     assert "Others were at work" not in text
-    busy = report_of(run(before=Moment("2026-01-02T03:04:05Z", 3.0, None, ("throttled",)), quick=True))
-    for said in ("Others were at work", "quick run", "complains: throttled"):
+    hot = Moment("2026-01-02T03:04:05Z", 3.0, None, ("throttled",))
+    busy = report_of(run(before=hot, stages=stages(processor=0.5), quick=True))
+    for said in ("Others were at work: a thread had a processor in 50%", "quick run", "complains: throttled"):
         assert said in busy
 
 
@@ -168,6 +175,13 @@ def test_every_figure_has_one_line_and_survives_the_csv(tmp_path: Path) -> None:
     detect = next(figure for figure in figures if figure.name == "detect" and figure.threads == "2")
     assert (detect.board, detect.date, detect.commit) == ("test-board", "2026-01-02", "abc")
     assert (detect.p50, detect.p95, detect.unit, detect.ratio, detect.ratio_to) == ("22", "44", "ms", "1.100", "invoke")
+
+
+def test_a_peer_that_does_not_run_has_a_line_with_its_reason() -> None:
+    peer = replace(decoder("example-decoding", 0.0, counts=False), stages={}, reason="does not run: no wheel")
+    (figure,) = figures_of(run(stages=None, service=(), peers=(peer,)))
+    assert (figure.runtime, figure.p50, figure.note) == ("example-decoding", "", "does not run: no wheel")
+    assert "no: does not run: no wheel" in report_of(run(peers=(decoder("ours-decoder", 2.0), peer)))
 
 
 def test_the_lines_of_another_board_are_the_same_without_values() -> None:

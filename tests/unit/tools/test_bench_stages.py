@@ -53,6 +53,7 @@ def test_each_stage_has_times_and_a_runtime_that_does_not_work_is_told(venvs: Pa
     assert ("overlay 1280x720", 2) in p50_ms
     assert ("overlay 1280x720", 1) not in p50_ms  # is the same
     assert all(row.timing.count >= 4 for row in litert)  # two rounds of two at least
+    assert 0 < results.processor <= 1
     assert {*results.versions, *results.missing} == {"litert", "tflite"}
     assert "litert" in results.versions
     assert all(row.peak_mb >= row.rss_mb > row.model_mb for row in results.memory)
