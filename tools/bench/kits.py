@@ -30,6 +30,7 @@ from edge_detector.sources.files import read_picture
 from tools.bench.agreement import REPORTED, WEAK
 from tools.bench.forms import op_forms
 from tools.bench.kit import Kit
+from tools.bench.peers import TORCH
 from tools.bench.widen import widen
 from tools.environments import REPOSITORY, ensure, run_module
 
@@ -125,7 +126,7 @@ def add_onnx(
     int_model = kept / f"{weights}-{kit.side}-{hashlib.sha256(blobs.tobytes()).hexdigest()[:12]}-int8.onnx"
     if not float_model.exists():
         say(f"peers: exporting the weights to ONNX at {kit.side}")
-        ensure(venvs / "torch", ("torch", "onnx", "onnxscript", "safetensors", "pydantic>=2.5"))
+        ensure(venvs / "torch", (TORCH, "onnx", "onnxscript", "safetensors", "pydantic>=2.5"))
         part = kit.folder / "float32.part.onnx"  # a file that is cut off must not be kept
         run_module(venvs / "torch", "tools.bench.make_onnx", ["export", str(WEIGHTS), str(kit.side), str(part)])
         shutil.move(part, float_model)

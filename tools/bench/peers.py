@@ -10,6 +10,7 @@ from importlib import import_module
 from tools.bench.contenders import Contender
 from tools.bench.kit import Kit
 
+TORCH = "torch==2.13.0"  # what the ONNX export is known to work with
 _LITERT = ("ai-edge-litert>=2.1",)
 # Ultralytics reports usage and installs packages by itself unless it is told not to before its import.
 _QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
@@ -63,8 +64,7 @@ def _supervision(title: str, make: str, decodes: bool = False) -> Peer:
 
 
 def _ultralytics(title: str, make: str, decodes: bool = False) -> Peer:
-    # The build of torch for CPUs only; on other machines pip takes whatever there is.
-    requirements = (*_LITERT, "ultralytics", "torch")
+    requirements = (*_LITERT, "ultralytics", TORCH)
     packages = ("ultralytics", "torch", "ai-edge-litert")
     return Peer(title, "ultralytics", requirements, packages, make, decodes=decodes, environment=_QUIET)
 
