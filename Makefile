@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 PIP := $(BIN)/python -m pip install -qq --constraint $(VENV)/constraints
 
-.PHONY: run test lint check models pi-acceptance clean
+.PHONY: run test lint check models bench pi-acceptance clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.runtime  ## Detect on the first camera found, else on the demo clip; prints the address to open.
@@ -27,6 +27,12 @@ models: $(VENV)/.convert  ## Make the shipped models again; CALIBRATION is the f
 	  $(BIN)/python tools/quantize models/ssd_resnet50_fpn_person.safetensors --calibration $(CALIBRATION) \
 	    --input-size $$side --output models/ssd_resnet50_fpn_person_$${side}_int8.tflite || exit; \
 	done
+
+# OPTIONS: such as '--board raspberry-pi-4 --only stages', see tools/bench/README.md.
+BENCH ?= bench-results
+OPTIONS ?=
+bench: $(VENV)/.bench  ## Measure how fast all is on this machine, within the hour; writes into the folder BENCH.
+	$(BIN)/python tools/bench --output $(BENCH) --venvs $(VENV)-bench $(OPTIONS)
 
 # INTERACTIVE=1: with steps for a person, such as unplugging. WATCH_S: how long the service is watched.
 WATCH_S ?= 60
@@ -54,6 +60,10 @@ $(VENV)/.accept: $(VENV)/.runtime
 
 $(VENV)/.convert: $(VENV)/.runtime
 	$(PIP) --editable '.[convert]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(PIP) --editable '.[bench]'
 	@touch $@
 
 # libcamera and picamera2 come from apt: where they live, the environment sees the system's packages.

@@ -29,9 +29,9 @@ def test_environment_beside_libcamera_keeps_the_numpy_that_apt_built_for(
 
 def test_all_that_pip_installs_is_held_to_it(repository: Path, tmp_path: Path) -> None:
     told = ""
-    for target in (".dev", ".accept", ".convert"):
+    for target in (".dev", ".accept", ".convert", ".bench"):
         command = ["make", "--dry-run", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/{target}"]
         told += subprocess.run(command, cwd=repository, check=True, capture_output=True, text=True).stdout
     installed = [line for line in told.splitlines() if " install " in line and "apt" not in line]
-    assert len(installed) == 6
+    assert len(installed) == 8
     assert all(f"--constraint {tmp_path}/venv/constraints" in line for line in installed)

@@ -30,14 +30,18 @@ class Normalizer:
         self._keeps_pixels = _equals(self._table, np.arange(256, dtype=np.uint8))
         self._subtracts_128 = _equals(self._table, np.arange(-128, 128, dtype=np.int8))
 
-    def __call__(self, canvas: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """Return RGB pixels (H, W, 3) uint8 as tensor (1, H, W, 3), contiguous; it may share the pixels' memory."""
+    def __call__(self, canvas: npt.NDArray[np.uint8], *, overwrite: bool = False) -> npt.NDArray[Any]:
+        """Return RGB pixels (H, W, 3) uint8 as tensor (1, H, W, 3), contiguous; it may share the pixels' memory.
+
+        With `overwrite` they need not stay what they are, if they are contiguous: that saves a fresh array.
+        """
         if self.spec.color == "bgr":
-            canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), np.uint8)
+            canvas, overwrite = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), np.uint8), True
         if self._keeps_pixels:
             tensor: npt.NDArray[Any] = np.ascontiguousarray(canvas)
         elif self._subtracts_128:
-            tensor = np.bitwise_xor(canvas, _TOP_BIT, order="C").view(np.int8)
+            target = canvas if overwrite and canvas.flags.c_contiguous else None
+            tensor = np.bitwise_xor(canvas, _TOP_BIT, out=target, order="C").view(np.int8)
         else:
             tensor = np.asarray(cv2.LUT(canvas, self._table[None]))
         return tensor[None]
@@ -49,7 +53,7 @@ def prepare(image: npt.NDArray[np.uint8], normalizer: Normalizer) -> tuple[npt.N
     The one way from pixels to tensor: detection, calibration and evaluation all go through here.
     """
     canvas, transform = letterbox(image, normalizer.spec)
-    return normalizer(canvas), transform
+    return normalizer(canvas, overwrite=True), transform
 
 
 def _equals(table: npt.NDArray[Any], column: npt.NDArray[Any]) -> bool:

@@ -25,10 +25,11 @@ from edge_detector.postprocess.ssd import SsdDecoder
 from edge_detector.preprocess.letterbox import letterbox
 from edge_detector.preprocess.normalize import Normalizer, prepare
 from edge_detector.publishers import open_publisher
-from edge_detector.quantization import QuantizationParams, QuantizedTensor
+from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import LatencyMeter
 from edge_detector.runtime.pipeline import LivePipeline
+from edge_detector.runtime.process import share_processors
 from edge_detector.sources import open_source
 from edge_detector.sources.synthetic import SyntheticSource
 
@@ -104,8 +105,9 @@ def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], N
         SourceError: the demo clip is missing.
         ModelError: the model failed.
     """
+    share_processors()  # as the service does
     total = frames + 3 * _ROUNDS
-    pictures = _pictures(frames)
+    pictures = demo_pictures(frames)
     for frame in pictures[:_WARM_UP]:
         detector.detect(frame)
     normalizer = Normalizer(detector.manifest.input, detector.backend.input_params)
@@ -144,7 +146,7 @@ def measure(detector: Detector, frames: int, on_progress: Callable[[int, int], N
     )
 
 
-def _pictures(wanted: int) -> list[Frame]:
+def demo_pictures(wanted: int) -> list[Frame]:
     """Return so many pictures of the demo clip; from its beginning again where it is shorter."""
     pictures: list[Frame] = []
     with closing(open_source(str(DEMO_CLIP))) as clip, suppress(EndOfStream):
@@ -252,7 +254,18 @@ def _latency_ms(runs: Sequence[_ServiceRun]) -> dict[str, float]:
 
 
 def _coco_decode_s() -> list[float]:
-    """Time the decoder on seeded numbers like a COCO model's: a noise floor, and 20 objects with 40 hits each."""
+    """Return the seconds of each decoding of `coco_outputs`."""
+    decoder, raw = coco_outputs()
+    times_s = []
+    for _ in range(_WARM_UP + _DECODER_REPEATS):
+        start_s = time.perf_counter()
+        decoder.decode(raw)
+        times_s.append(time.perf_counter() - start_s)
+    return times_s[_WARM_UP:]
+
+
+def coco_outputs() -> tuple[SsdDecoder, RawOutputs]:
+    """Return a decoder, and seeded int8 outputs like a COCO model's: a noise floor, 20 objects with 40 hits each."""
     random = np.random.default_rng(0)
     logits = random.normal(-6.0, 0.8, (1, COCO_ANCHORS, COCO_CLASSES))
     for first in random.integers(0, COCO_ANCHORS - 40, 20):
@@ -263,10 +276,4 @@ def _coco_decode_s() -> list[float]:
         params = QuantizationParams(scale, 20, np.dtype(np.int8))
         raw[name] = QuantizedTensor(params.quantize(values), params)
     outputs = SsdRawOutputs(levels=(LevelOutputs(class_logits="logits", box_encodings="boxes"),))
-    decoder = SsdDecoder(outputs, (COCO_SIDE, COCO_SIDE), NmsSpec(), COCO_CLASSES)
-    times_s = []
-    for _ in range(_WARM_UP + _DECODER_REPEATS):
-        start_s = time.perf_counter()
-        decoder.decode(raw)
-        times_s.append(time.perf_counter() - start_s)
-    return times_s[_WARM_UP:]
+    return SsdDecoder(outputs, (COCO_SIDE, COCO_SIDE), NmsSpec(), COCO_CLASSES), raw

@@ -30,7 +30,6 @@ from edge_detector.publishers.append_file import UNLIMITED, Growth
 from edge_detector.publishers.event_store import open_event_store
 from edge_detector.publishers.live_video import LiveVideo
 from edge_detector.publishers.recorder import open_clips
-from edge_detector.publishers.rtsp_push import RtspPush
 from edge_detector.publishers.sink_filter import filtered
 from edge_detector.runtime.feed import Feed
 from edge_detector.runtime.metrics import ServiceStatus, SinkStatus
@@ -305,6 +304,8 @@ class Outputs:
             self._videos[feed.name] = cast(LiveVideo, video)
             feed.add(video)
             if stream.rtsp_push is not None:
+                from edge_detector.publishers.rtsp_push import RtspPush  # not before: it takes long to import
+
                 push = RtspPush(self._videos[feed.name], stream.rtsp_push.replace("{camera}", feed.name))
                 self._keep(push)
 

@@ -18,7 +18,7 @@ from edge_detector.runtime.metrics import PipelineStats
 from edge_detector.runtime.notify import Notifier
 from edge_detector.runtime.outputs import Outputs
 from edge_detector.runtime.pipeline import LivePipeline, RecordedPipeline
-from edge_detector.runtime.process import share_heaps
+from edge_detector.runtime.process import share_heaps, share_processors
 from edge_detector.runtime.reload import Reload, Reloader, Running, model_files
 from edge_detector.runtime.watchdog import Watchdog
 from edge_detector.sources import Source, open_source
@@ -67,6 +67,7 @@ def run_service(
         EdgeDetectorError: a part cannot be opened, or failed for good.
     """
     share_heaps()
+    share_processors()
     with ExitStack() as stack:
         try:
             detector = stack.enter_context(closing(open_detector(config.model, stop)))

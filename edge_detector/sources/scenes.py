@@ -12,7 +12,7 @@ from edge_detector.assets import DEMO_CLIP
 from edge_detector.errors import SourceError
 
 _BACKGROUND = 96
-_COLORS = np.array([[220, 40, 40], [40, 200, 60], [50, 80, 230]], np.uint8)  # R, G, B
+_COLORS = (220, 40, 40), (40, 200, 60), (50, 80, 230)  # R, G, B
 _SIZES_WH = np.array([[0.2, 0.3], [0.15, 0.15], [0.3, 0.2]])  # of the picture
 _STARTS_XY = np.array([[0.0, 0.1], [0.5, 0.5], [0.2, 0.8]])  # of the way that is free
 _STEPS_XY = np.array([[0.02, 0.01], [-0.015, 0.02], [0.01, -0.025]])  # of that way, per frame
@@ -52,8 +52,8 @@ class BoxScene:
         """Return the picture; see `Scene`."""
         width, height = self._size_wh
         image = np.full((height, width, 3), _BACKGROUND, np.uint8)
-        for (x1, y1, x2, y2), color in zip(self.boxes(frame_id), _COLORS, strict=True):
-            image[y1:y2, x1:x2] = color
+        for (x1, y1, x2, y2), color in zip(self.boxes(frame_id).tolist(), _COLORS, strict=True):
+            cv2.rectangle(image, (x1, y1), (x2 - 1, y2 - 1), color, cv2.FILLED)
         return image
 
 

@@ -23,11 +23,14 @@ _OUTPUTS = (DETECTION_OP, f"{DETECTION_OP}:1", f"{DETECTION_OP}:2", f"{DETECTION
 _TYPES = {"float32": schema.TensorType.FLOAT32, "int32": schema.TensorType.INT32}
 
 
-def append_detection_op(content: bytes, manifest: ModelManifest) -> tuple[bytes, ModelManifest]:
+def append_detection_op(
+    content: bytes, manifest: ModelManifest, score_threshold: float = SCORE_THRESHOLD, per_class: bool = True
+) -> tuple[bytes, ModelManifest]:
     """Return a finished model that ends in the operator, and its manifest.
 
-    The raw heads are dequantized before; scores, boxes and NMS are computed in float32, NMS per class. Ports: boxes
-    (1, M, 4) as y1, x1, y2, x2 in fractions of the canvas, classes (1, M) from 0, scores (1, M), count (1).
+    The raw heads are dequantized before; scores, boxes and NMS are computed in float32. NMS is per class, or, where
+    `per_class` is false, the operator's fast one: of the best class of each anchor, over all classes together. Ports:
+    boxes (1, M, 4) as y1, x1, y2, x2 in fractions of the canvas, classes (1, M) from 0, scores (1, M), count (1).
     Source: tensorflow/lite/kernels/detection_postprocess.cc.
 
     Raises:
@@ -48,7 +51,8 @@ def append_detection_op(content: bytes, manifest: ModelManifest) -> tuple[bytes,
     )
     kept = manifest.nms.max_detections
     shapes = [(1, kept, 4), (1, kept), (1, kept), (1,)]
-    found = writer.operator(DETECTION_OP, [boxes, scores, anchors], list(_OUTPUTS), shapes, _options(manifest, outputs))
+    options = _options(manifest, outputs, score_threshold, per_class)
+    found = writer.operator(DETECTION_OP, [boxes, scores, anchors], list(_OUTPUTS), shapes, options)
     set_outputs(model, dict(zip(_OUTPUTS, found, strict=True)))
     names = DetectionOpOutputs(boxes=_OUTPUTS[0], classes=_OUTPUTS[1], scores=_OUTPUTS[2], count=_OUTPUTS[3])
     return (
@@ -57,14 +61,14 @@ def append_detection_op(content: bytes, manifest: ModelManifest) -> tuple[bytes,
     )
 
 
-def _options(manifest: ModelManifest, outputs: SsdRawOutputs) -> bytes:
+def _options(manifest: ModelManifest, outputs: SsdRawOutputs, score_threshold: float, per_class: bool) -> bytes:
     builder = flexbuffers.Builder()
     with builder.Map():
         builder.Int("max_detections", manifest.nms.max_detections)
         builder.Int("max_classes_per_detection", 1)
         builder.Int("detections_per_class", manifest.nms.max_detections)
-        builder.Bool("use_regular_nms", True)
-        builder.Float("nms_score_threshold", SCORE_THRESHOLD)
+        builder.Bool("use_regular_nms", per_class)
+        builder.Float("nms_score_threshold", score_threshold)
         builder.Float("nms_iou_threshold", manifest.nms.iou_threshold)
         builder.Int("num_classes", len(manifest.labels))
         for name, scale in zip(("y_scale", "x_scale", "h_scale", "w_scale"), outputs.box_coder, strict=True):

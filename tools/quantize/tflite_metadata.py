@@ -17,6 +17,8 @@ from tools.quantize.flatbuffer import with_metadata
 NAME = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 _RGB, _IMAGE, _NORMALIZATION, _AXIS_LABELS, _VALUE_LABELS = 1, 2, 1, 2, 3  # of the schema's enums and unions
+_FEATURE, _BOXES, _BOUNDARIES = 1, 3, 1
+_OP_ORDER = (1, 0, 3, 2)  # left, top, right, bottom in the operator's top, left, bottom, right
 
 Field = Callable[[flatbuffers.Builder, int], None]
 
@@ -71,22 +73,45 @@ def _metadata(manifest: ModelManifest, output_names: Sequence[str]) -> bytes:
 
 
 def _outputs(builder: flatbuffers.Builder, manifest: ModelManifest, names: Sequence[str]) -> list[int]:
-    """Return a table per output, in the order `names` of the model."""
+    """Return a table per output, in the order `names` of the model.
+
+    Those of the detection operator are called what MediaPipe looks for, and say how its boxes are written.
+    """
     outputs = manifest.outputs
     if isinstance(outputs, SsdRawOutputs):
-        kinds = {level.class_logits: _AXIS_LABELS for level in outputs.levels}
+        labelled = {level.class_logits: _AXIS_LABELS for level in outputs.levels}
+        called: dict[str, str] = {}
     else:
-        kinds = {outputs.classes: _VALUE_LABELS}
+        labelled = {outputs.classes: _VALUE_LABELS}
+        called = {
+            outputs.boxes: "location",
+            outputs.classes: "category",
+            outputs.scores: "score",
+            outputs.count: "number of detections",
+        }
     tables = []
     for name in names:
-        files = None
-        if name in kinds:
+        content = files = None
+        if name in called:
+            content = _offset(_boxes(builder) if called[name] == "location" else _feature(builder))
+        if name in labelled:
             file = _table(
-                builder, _text(builder, LABELS_FILE), _text(builder, "Labels by class id"), _byte(kinds[name])
+                builder, _text(builder, LABELS_FILE), _text(builder, "Labels by class id"), _byte(labelled[name])
             )
             files = _offset(_vector(builder, [file]))
-        tables.append(_table(builder, _text(builder, name), None, None, None, None, None, files))
+        title = _text(builder, called.get(name, name))
+        tables.append(_table(builder, title, None, None, content, None, None, files))
     return tables
+
+
+def _boxes(builder: flatbuffers.Builder) -> int:
+    order = _vector(builder, _OP_ORDER, builder.PrependUint32)
+    properties = _table(builder, _offset(order), _byte(_BOUNDARIES))
+    return _table(builder, _byte(_BOXES), _offset(properties))
+
+
+def _feature(builder: flatbuffers.Builder) -> int:
+    return _table(builder, _byte(_FEATURE), _offset(_table(builder)))
 
 
 def _table(builder: flatbuffers.Builder, *fields: Field | None) -> int:

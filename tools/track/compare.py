@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tools.track.environments import Package, available, ensure, packages, run_worker, size_mb
+from tools.environments import Package, available, ensure, packages, run_module, size_mb
 from tools.track.metrics import Score
 from tools.track.peers import PEERS
 
+WORKER = "tools.track.worker"
 CROWD = "50 walkers"  # one scene with more people than all others together: its counts are given apart
 
 
@@ -57,11 +58,11 @@ def measure(key: str, folder: Path, rates_hz: Sequence[float], seeds: range, whe
     base, venv = folder / "base", folder / peer.venv
     ensure(base, ())
     ensure(venv, peer.requirements)
-    runs = [cast("dict[str, float]", run_worker(venv, [key, "cost"])) for _ in range(2)]
+    runs = [cast("dict[str, float]", run_module(venv, WORKER, [key, "cost"])) for _ in range(2)]
     least = {name: min(run[name] for run in runs) for name in runs[0]}
     rates = [str(rate_hz) for rate_hz in rates_hz]
     chosen = ["--seeds", str(len(seeds)), "--first-seed", str(seeds.start)]
-    results = run_worker(venv, [key, "quality", *chosen, "--rates", *rates])
+    results = run_module(venv, WORKER, [key, "quality", *chosen, "--rates", *rates])
     installed = packages(venv)
     if wheels:
         installed = [dataclasses.replace(package, wheels=available(package, venv)) for package in installed]

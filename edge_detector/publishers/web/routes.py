@@ -19,7 +19,6 @@ from edge_detector.publishers.web.clip_routes import ClipPages
 from edge_detector.publishers.web.event_routes import EventPages
 from edge_detector.publishers.web.live import LOOK, LivePages, look_of
 from edge_detector.publishers.web.parameters import read_json, read_parameters
-from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, ServerStatus, to_prometheus
 from edge_detector.publishers.web.readiness import faults
 from edge_detector.publishers.web.site import Site
 from edge_detector.publishers.web.whep import WhepPages
@@ -149,6 +148,9 @@ class Pages:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """All figures for Prometheus."""
+        # Takes as long to import as a start may not wait for.
+        from edge_detector.publishers.web.prometheus import PROMETHEUS_TYPE, ServerStatus, to_prometheus
+
         if self._site.status is None:
             raise web.HTTPNotFound(text="a file has no metrics\n")
         site, status = self._site, self._site.status()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_detector.postprocess.scores import ScoreFilter
+from edge_detector.postprocess.scores import _BLOCK, _MANY, ScoreFilter
 from edge_detector.quantization import QuantizationParams
 
 THRESHOLDS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0]))
@@ -33,6 +33,24 @@ def test_stored_integers_pass_exactly_when_their_confidence_does(
     expected = real if conversion == "identity" else 1 / (1 + np.exp(-np.clip(real, -700, 700)))
     np.testing.assert_allclose(confidence, expected, rtol=1e-6, atol=1e-37)
     np.testing.assert_array_equal(scores.best(stored, len(stored)), np.flatnonzero(confidence >= np.float32(threshold)))
+
+
+@settings(deadline=None)
+@given(
+    length=st.integers(_MANY, _MANY + 2 * _BLOCK),
+    share=st.sampled_from([0.0, 1e-5, 1e-3, 0.5, 1.0]),
+    dtype=st.sampled_from([np.int8, np.uint8, np.int16]),
+    seed=st.integers(0, 1000),
+)
+def test_of_many_integers_just_those_pass_that_reach_the_lowest(
+    length: int, share: float, dtype: type[Any], seed: int
+) -> None:
+    params = QuantizationParams(0.05, 10, np.dtype(dtype))
+    scores = ScoreFilter.build(params, "sigmoid", 0.4)
+    passes = np.random.default_rng(seed).random(length) < share
+    passes[[0, _BLOCK - 1, _BLOCK, -1]] = seed % 2 == 0  # at the edges of what is looked through at once
+    values = np.where(passes, scores.lowest, scores.lowest - 1).astype(dtype)
+    np.testing.assert_array_equal(scores.best(values, length), np.flatnonzero(passes))
 
 
 @settings(deadline=None)

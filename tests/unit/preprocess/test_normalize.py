@@ -83,6 +83,8 @@ def test_tables_that_need_no_look_up_give_what_the_table_gives(
     tensor = normalizer(PIXELS)
     assert tensor.dtype == dtype
     np.testing.assert_allclose(tensor, expected, rtol=0, atol=0.5)
+    np.testing.assert_array_equal(normalizer(PIXELS.copy(), overwrite=True), tensor)
+    np.testing.assert_array_equal(normalizer(PIXELS.copy()[:, ::-1], overwrite=True), normalizer(PIXELS[:, ::-1]))
 
 
 def test_pixels_of_the_zoo_model_are_rounded_and_saturated() -> None:
@@ -95,7 +97,8 @@ def test_pixels_of_the_zoo_model_are_rounded_and_saturated() -> None:
     assert (np.diff(red.astype(int)) >= 0).all()
 
 
-def test_pixels_are_not_written_to() -> None:
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_pixels_are_not_written_to(color: Any) -> None:
     pixels = PIXELS.copy()
     pixels.flags.writeable = False
     for params in (
@@ -103,13 +106,14 @@ def test_pixels_are_not_written_to() -> None:
         QuantizationParams(1.0, -128, np.dtype(np.int8)),
         QuantizationParams(0.5, 0, np.dtype(np.int8)),
     ):
-        Normalizer(InputSpec(width=16, height=16, color="bgr"), params)(pixels)
+        Normalizer(InputSpec(width=16, height=16, color=color), params)(pixels)
     np.testing.assert_array_equal(pixels, PIXELS)
 
 
 @pytest.mark.parametrize("params", [None, QuantizationParams(1.0, -128, np.dtype(np.int8))])
 def test_prepare_letterboxes_and_normalizes(params: QuantizationParams | None) -> None:
     image = np.random.default_rng(1).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    image.flags.writeable = False
     spec = InputSpec(width=64, height=96, mean=(0.0, 0.0, 0.0), fill=(10, 20, 30))
     tensor, transform = prepare(image, Normalizer(spec, params))
     canvas, expected_transform = letterbox(image, spec)

@@ -6,9 +6,10 @@ import time
 import weakref
 from pathlib import Path
 
+import cv2
 import pytest
 
-from edge_detector.runtime.process import process_status, return_memory, throttled
+from edge_detector.runtime.process import process_status, return_memory, share_processors, throttled
 
 
 def test_process_tells_what_it_uses() -> None:
@@ -73,3 +74,12 @@ def test_what_refers_to_itself_is_collected_and_what_was_there_is_looked_at_once
         assert gc.get_freeze_count() == frozen
     finally:
         gc.unfreeze()
+
+
+def test_opencv_works_on_the_thread_that_calls_it() -> None:
+    before = cv2.getNumThreads()
+    try:
+        share_processors()
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)

@@ -69,6 +69,23 @@ def test_detections_are_those_of_the_raw_heads(
         assert np.abs(got.xyxy[same] - box).max(axis=1).min() < 0.05  # pixels
 
 
+def test_fast_nms_finds_the_same_where_there_is_one_class(
+    manifest: ModelManifest, appended: tuple[bytes, ModelManifest], frame: Frame
+) -> None:
+    content, described = append_detection_op(read_model_file(MODEL), manifest, per_class=False)
+    assert content != appended[0]
+    wanted, got = detect(appended[1], appended[0], frame, 0.4), detect(described, content, frame, 0.4)
+    np.testing.assert_array_equal(got.xyxy, wanted.xyxy)
+    np.testing.assert_array_equal(got.confidence, wanted.confidence)
+
+
+def test_the_operator_drops_what_is_below_its_threshold(manifest: ModelManifest, frame: Frame) -> None:
+    content, described = append_detection_op(read_model_file(MODEL), manifest, score_threshold=0.5)
+    wanted = detect(manifest, read_model_file(MODEL), frame, 0.5)
+    got = detect(described, content, frame, 0.0)
+    assert 0 < len(got) == len(wanted)
+
+
 def test_the_ports_are_in_the_operators_order(appended: tuple[bytes, ModelManifest], tmp_path: Path) -> None:
     content, described = appended
     backend = TfliteBackend(content)

@@ -15,6 +15,7 @@ from edge_detector.manifest import InputSpec, ModelManifest
 from edge_detector.model_file import read_model_file, with_manifest
 from edge_detector.registry import resolve_model
 from edge_detector.tflite_schema import read_tflite
+from tools.quantize.head import append_detection_op
 from tools.quantize.tflite_metadata import NAME, with_tflite_metadata
 
 MODEL = resolve_model("ssd_resnet50_fpn_person_320_int8")
@@ -30,6 +31,12 @@ def manifest() -> ModelManifest:
 @pytest.fixture(scope="module")
 def content(manifest: ModelManifest) -> bytes:
     return with_tflite_metadata(read_model_file(MODEL), manifest)
+
+
+@pytest.fixture(scope="module")
+def with_operator(manifest: ModelManifest) -> bytes:
+    content, described = append_detection_op(read_model_file(MODEL), manifest)
+    return with_tflite_metadata(content, described)
 
 
 def test_the_runtime_reads_the_normalization_from_it(content: bytes, manifest: ModelManifest) -> None:
@@ -72,6 +79,26 @@ def test_googles_reader_understands_it(content: bytes, manifest: ModelManifest) 
     assert {file[0].name.decode() for file in files if file} == {"labels.txt"}
     names = [output.name.decode() for output in graph.outputTensorMetadata]
     assert names == [output.name for output in read_tflite(content, "model").outputs]
+
+
+def test_outputs_of_the_detection_operator_are_called_what_mediapipe_looks_for(with_operator: bytes) -> None:
+    metadata = bytes(read_tflite_metadata(with_operator))
+    assert all(name in metadata for name in (b"location", b"category", b"score", b"number of detections"))
+    assert np.array([4, 1, 0, 3, 2], np.uint32).tobytes() in metadata  # a vector: left, top, right, bottom
+
+
+def test_googles_reader_understands_the_detection_operators_outputs(with_operator: bytes) -> None:
+    schema = pytest.importorskip(
+        "mediapipe.tasks.metadata.metadata_schema_py_generated", reason="needs mediapipe's metadata reader"
+    )
+    found = schema.ModelMetadataT.InitFromObj(schema.ModelMetadata.GetRootAs(read_tflite_metadata(with_operator), 0))
+    boxes, classes, scores, count = found.subgraphMetadata[0].outputTensorMetadata
+    assert boxes.content.contentProperties.type == schema.BoundingBoxType.BOUNDARIES
+    assert boxes.content.contentProperties.index.tolist() == [1, 0, 3, 2]
+    assert boxes.content.contentProperties.coordinateType == schema.CoordinateType.RATIO
+    assert classes.associatedFiles[0].type == schema.AssociatedFileType.TENSOR_VALUE_LABELS
+    for output in (classes, scores, count):
+        assert output.content.contentPropertiesType == schema.ContentProperties.FeatureProperties
 
 
 def read_tflite_metadata(content: bytes) -> bytearray:

@@ -1,4 +1,4 @@
-"""Virtual environments of the peers: what they take, under which licences, and whether a Raspberry Pi gets wheels."""
+"""Virtual environments of what we compare with: what they take, under which licences, what a Raspberry Pi gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from edge_detector.errors import ConfigError
 
 BASE = ("numpy", "opencv-python-headless")
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 # What pip may choose from on Raspberry Pi OS, 64 and 32 bits, from PyPI alone (piwheels has more for 32 bits).
 PLATFORMS = {
@@ -98,16 +98,23 @@ def _has_wheel(package: Package, venv: Path, platform: str, python_version: str)
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def run_worker(venv: Path, arguments: list[str]) -> object:
-    """Run tools.track.worker in a virtual environment and return what it printed.
+def run_module(venv: Path, module: str, arguments: list[str]) -> object:
+    """Run a module of this checkout in a virtual environment and return what it printed as JSON.
 
     Raises:
         ConfigError: it failed; the message is the end of its output.
     """
-    # A stray PYTHONPATH or user site would lend a peer packages that its users do not have.
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONNOUSERSITE": "1", "OMP_NUM_THREADS": "1"}
-    command = [str(interpreter(venv)), "-m", "tools.track.worker", *arguments]
+    command = [str(interpreter(venv)), "-m", module, *arguments]
+    environment = surroundings() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise ConfigError(f"{arguments[0]}: {done.stderr.strip()[-800:]}")
     return json.loads(done.stdout)
+
+
+def surroundings() -> dict[str, str]:
+    """Return the environment variables of a process that runs modules of this checkout in a virtual environment.
+
+    A stray PYTHONPATH or user site would lend a peer packages that its users do not have.
+    """
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONNOUSERSITE": "1"}
