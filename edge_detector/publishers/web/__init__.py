@@ -102,8 +102,6 @@ class WebPublisher:
             recordings,
         )
         self._hubs, self._site = hubs, site
-        self._newest: dict[str, FrameResult] = {}  # of each camera, for the loop to take
-        self._lock = threading.Lock()
         self._ready: Future[tuple[asyncio.AbstractEventLoop, Pages]] = Future()
         self._stop = asyncio.Event()
         self.beat_s = time.monotonic()
@@ -132,11 +130,7 @@ class WebPublisher:
         """
         if self._closed or not self._thread.is_alive():
             raise PublishError(f"the web server at {self.url} has stopped")
-        with self._lock:
-            waits = result.camera in self._newest
-            self._newest[result.camera] = result
-        if not waits:
-            self._loop.call_soon_threadsafe(self._announce, result.camera)
+        self._hubs[result.camera].announce(result)
 
     def show(self, model_name: str, settings: Mapping[str, Any]) -> None:
         """Show this model and these settings from now on; from any thread."""
@@ -151,11 +145,6 @@ class WebPublisher:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(CLOSE_TIMEOUT_S)
         self._socket.close()
-
-    def _announce(self, camera: str) -> None:
-        with self._lock:
-            result = self._newest.pop(camera)
-        self._hubs[camera].announce(result)
 
     def _run(self, site: Site) -> None:
         try:

@@ -46,44 +46,47 @@ USUAL = Look()
 
 
 class FrameHub:
-    """Hands the newest result to any number of viewers. All methods run on the server's event loop.
+    """Hands the newest result to any number of viewers. All methods run on the server's event loop, but `announce`.
 
-    `encode` draws and compresses a result; it runs on `executor`, one call at a time, and only on request, once for all
-    who want the same look.
+    While nobody waits for a result, announcing one does not wake the loop. `encode` draws and compresses a result; it
+    runs on `executor`, one call at a time, and only on request, once for all who want the same look.
 
     Attributes:
-        result: the newest, or None before the first.
         encoded: pictures that were encoded.
         closed: whether everybody was sent away.
         stages: of a picture: "overlay" (drawing) and "encode" (JPEG).
     """
 
     def __init__(self, encode: Encode, executor: Executor) -> None:
-        self.result: FrameResult | None = None
         self.encoded = 0
         self.stages = StageMeters()
         self._encode = encode
         self._executor = executor
-        self._serial = 0
-        self._arrived_at = 0.0
+        self._newest: tuple[int, FrameResult | None, float] = 0, None, 0.0  # its serial, and when it came
         self._changed = asyncio.Event()
+        self._waiting = 0  # who wait for it to change,
+        self._loop: asyncio.AbstractEventLoop | None = None  # and where
+        self._waking = False  # the loop has been told
         self.closed = False
-        self._encodings: dict[
-            Look, tuple[int, asyncio.Task[Picture]]
-        ] = {}  # those of the newest result, with its serial
+        self._encodings: dict[Look, tuple[int, asyncio.Task[Picture]]] = {}  # the newest, with their results' serials
+
+    @property
+    def result(self) -> FrameResult | None:
+        """The newest, or None before the first."""
+        return self._newest[1]
 
     @property
     def silent_s(self) -> float:
         """Seconds since the newest result came."""
-        return time.monotonic() - self._arrived_at
+        return time.monotonic() - self._newest[2]
 
     def announce(self, result: FrameResult) -> None:
-        """Make `result` the newest and wake all who wait."""
-        self.result = result
-        self._serial += 1
-        self._arrived_at = time.monotonic()
-        self._encodings = {look: one for look, one in self._encodings.items() if not one[1].done()}
-        self._wake()
+        """Make `result` the newest and wake all who wait; from one thread at a time, any."""
+        self._newest = self._newest[0] + 1, result, time.monotonic()
+        # In this order, as who waits says so first and looks then: one of the two sees the other.
+        if self._waiting and not self._waking and self._loop is not None:
+            self._waking = True
+            self._loop.call_soon_threadsafe(self._wake)
 
     def close(self) -> None:
         """Send everybody away."""
@@ -96,11 +99,17 @@ class FrameHub:
         Raises:
             HubClosed: the server stops.
         """
-        while (self.result is None or self._serial <= after) and not self.closed:
-            await self._changed.wait()
-        if self.closed or self.result is None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting += 1
+        try:
+            while self._newest[0] <= after and not self.closed:
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
+        serial, result, _ = self._newest
+        if self.closed or result is None:
             raise HubClosed
-        return self._serial, self.result
+        return serial, result
 
     async def picture(self, after: int = 0, look: Look = USUAL) -> Picture:
         """Return the newest picture with a serial above `after`, waiting for it if need be.
@@ -112,7 +121,8 @@ class FrameHub:
         serial, encoding = self._encodings.get(look, (0, None))
         if encoding is None or (encoding.done() and serial < newest):
             encoding = asyncio.create_task(self._encoded(result, newest, look))
-            self._encodings[look] = newest, encoding
+            others = ((key, one) for key, one in self._encodings.items() if one[0] == newest or not one[1].done())
+            self._encodings = {**dict(others), look: (newest, encoding)}
         return await asyncio.shield(encoding)  # a viewer who leaves does not take the picture from the others
 
     async def _encoded(self, result: FrameResult, serial: int, look: Look) -> Picture:
@@ -121,5 +131,6 @@ class FrameHub:
         return Picture(jpeg, serial, result)
 
     def _wake(self) -> None:
+        self._waking = False
         self._changed.set()
         self._changed = asyncio.Event()

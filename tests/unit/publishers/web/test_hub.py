@@ -130,3 +130,54 @@ def test_failed_encode_reaches_the_viewer_and_the_next_frame_is_encoded_again(ma
             assert (await hub.picture()).jpeg == b"fine"
 
     asyncio.run(scene())
+
+
+def test_no_result_is_missed_that_another_thread_announces_just_as_somebody_begins_to_wait(
+    make_result: MakeResult,
+) -> None:
+    turns, taken = 1000, threading.Semaphore(1)
+    result = make_result()
+
+    async def scene() -> None:
+        with ThreadPoolExecutor(2) as executor:
+            hub = FrameHub(GatedEncoder(), executor)
+
+            def announce_all() -> None:
+                for _ in range(turns):
+                    assert taken.acquire(timeout=10)
+                    hub.announce(result)
+
+            announcing = asyncio.get_running_loop().run_in_executor(executor, announce_all)
+            serial = 0
+            while serial < turns:
+                serial, _ = await asyncio.wait_for(hub.newest(serial), 10)
+                taken.release()
+            await announcing
+
+    asyncio.run(scene())
+
+
+def test_results_that_nobody_waits_for_do_not_wake_the_loop(make_result: MakeResult) -> None:
+    async def scene() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            hub = FrameHub(GatedEncoder(), executor)
+            hub.announce(make_result())
+            await hub.newest()
+            loop = asyncio.get_running_loop()
+            calls: list[object] = []
+            tell, loop.call_soon_threadsafe = loop.call_soon_threadsafe, calls.append  # type: ignore[method-assign,assignment]
+            try:
+                hub.announce(make_result())
+                hub.announce(make_result())
+                assert calls == []
+                waiting = asyncio.create_task(hub.newest(3))
+                await asyncio.sleep(0)
+                hub.announce(make_result())
+                hub.announce(make_result())
+                assert len(calls) == 1
+            finally:
+                loop.call_soon_threadsafe = tell  # type: ignore[method-assign]
+            loop.call_soon(calls[0])  # type: ignore[arg-type]
+            assert (await waiting)[0] == 5
+
+    asyncio.run(scene())
