@@ -1,7 +1,6 @@
 """LiteRT with ultralytics' LetterBox, non_max_suppression and scale_boxes, as its own TFLite loop has them.
 
-The package reports usage to its makers unless told not to: `YOLO_OFFLINE`, which the worker sets before the import, and
-`sync: false` in a settings file of the comparison's own see to it.
+The package reports usage to its makers unless told not to: `YOLO_OFFLINE`, which is set before the import, sees to it.
 """
 
 from __future__ import annotations
