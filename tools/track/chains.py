@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -139,16 +140,14 @@ def _neighbours(found: Sequence[Detections]) -> list[Chain]:
 
 def _bridged(chains: Sequence[Chain], gap: int) -> list[Chain]:
     """Return the chains with those joined that are `gap` frames apart, classes aside."""
-    beginning: dict[int, list[int]] = {}
+    beginning, ending = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
     for number, chain in enumerate(chains):
-        beginning.setdefault(int(chain.frames[0]), []).append(number)
-    ending: dict[int, list[int]] = {}
-    for number, chain in enumerate(chains):
-        ending.setdefault(int(chain.frames[-1]), []).append(number)
+        beginning[int(chain.frames[0])].append(number)
+        ending[int(chain.frames[-1])].append(number)
     joined = dict(enumerate(chains))
     whole = list(range(len(chains)))  # the number that a chain's boxes are under by now
-    for end in sorted(ending):
-        before, after = ending[end], beginning.get(end + gap + 1, [])
+    for end, before in sorted(ending.items()):
+        after = beginning[end + gap + 1]
         middle = end + (gap + 1) / 2
         forward = np.array([chains[number].at(middle, first=False) for number in before]).reshape(-1, 4)
         backward = np.array([chains[number].at(middle, first=True) for number in after]).reshape(-1, 4)

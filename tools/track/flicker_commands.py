@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,14 +90,8 @@ def _tracked(steps: Sequence[Step]) -> Iterator[Detections]:
     tracker = Tracker(min_hits=2, lost_s=LOST_S)
     for step in steps:
         tracker.update(step.detections, step.at_s)
-        yield _cut(tracker.objects(), SIZE_WH)
-
-
-def _cut(shown: Detections, size_wh: tuple[int, int]) -> Detections:
-    """Return the boxes as a viewer sees them."""
-    xyxy = np.clip(shown.xyxy, 0, np.tile(size_wh, 2)).astype(np.float32)
-    inside = np.all(xyxy[:, 2:] - xyxy[:, :2] >= 1, axis=1)
-    return replace(shown, xyxy=xyxy)[inside]
+        shown = tracker.objects(SIZE_WH)
+        yield shown[np.all(shown.xyxy[:, 2:] - shown.xyxy[:, :2] >= 1, axis=1)]
 
 
 def _followed(
