@@ -105,7 +105,8 @@ class FilterConfig(Part):
         min_ratio: width of the box divided by its height.
         max_ratio: likewise; null has no limit.
         min_score: detections below are ignored; null leaves it to the program.
-        threshold: the median of an object's scores must reach it before the object counts; null likewise.
+        threshold: the median of an object's newest scores must reach it before the object counts, and the mean of some
+            30 for as long as it counts; null likewise.
         mask: polygons; what has the middle of its lower edge in one is ignored.
     """
 

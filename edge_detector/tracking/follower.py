@@ -191,8 +191,9 @@ class Follower:
         picture = np.tile(size_wh, 2).astype(np.float64)
         if not self._tracking or self._size_wh == (0, 0):
             return replace(self._raw, xyxy=(self._raw.xyxy * picture).astype(np.float32)), None, []
-        shown = self._tracker.objects()
-        xyxy = np.clip(shown.xyxy / self._luma_wh4() * picture, 0, picture)
+        height, width = self._lumas[-1][1].shape
+        shown = self._tracker.objects((width, height))
+        xyxy = shown.xyxy / self._luma_wh4() * picture
         inside = np.all(xyxy[:, 2:] - xyxy[:, :2] >= 1, axis=1)
         shown = replace(shown, xyxy=xyxy.astype(np.float32))[inside]
         ids = np.asarray(shown.tracker_id).tolist()

@@ -18,8 +18,10 @@ _GATE = 12.0  # squared Mahalanobis distance of four coordinates, beyond which n
 _NO_OVERLAP = 4.0  # what a pair without overlap costs more than one that coincides
 _LEAST_S = 0.25  # what is seen for a shorter time is a flicker, however often it was found
 _SCORES = 9  # newest scores that an object's own is the median of
+_LASTING_SCORES = 30  # newest scores, about, that its mean is of
 _HISTORY = 300  # pictures that a result may come late by
 _SHOWN_MISSED = 0.5  # part of `lost_s` for which an object that is looked for in vain is still shown
+_LEFT = 0.35  # share of its box beyond the picture's edges from which on it is not: detections end there
 
 Floats = npt.NDArray[np.float64]
 Carry = Callable[[Floats], Floats]
@@ -39,6 +41,7 @@ class Track:
         missed_s: seconds of looking in vain since `found_s`.
         confirmed: whether it counts as an object.
         scores: the newest ones.
+        mean_score: over a longer time.
         top_score: the best of all.
     """
 
@@ -50,6 +53,7 @@ class Track:
     missed_s: float = 0.0
     confirmed: bool = False
     scores: deque[float] = field(default_factory=lambda: deque(maxlen=_SCORES))
+    mean_score: float = 0.0
     top_score: float = 0.0
 
     @property
@@ -103,12 +107,22 @@ class Tracker:
         """Where `tracks` were in the picture of the newest `update`, until then in the oldest one that is known."""
         return self._steps[0].motion if self._steps else Motion.none()
 
-    def objects(self) -> Detections:
-        """Return what counts as an object and is not missed for long, in the newest picture, with `tracker_id`."""
-        rows = [row for row, track in enumerate(self.tracks) if self.is_shown(track)]
+    def objects(self, size_wh: tuple[int, int]) -> Detections:
+        """Return what counts as an object and is not missed for long, in the newest picture, with `tracker_id`.
+
+        What is missed and seems to have left the picture, of `size_wh`, is not there. Boxes are cut at its edges.
+        """
+        whole = self.motion.xyxy
+        xyxy = np.clip(whole, 0, np.tile(size_wh, 2))
+        left = _areas(xyxy) < (1 - _LEFT) * _areas(whole)
+        rows = [
+            row
+            for row, track in enumerate(self.tracks)
+            if self.is_shown(track) and not (track.missed_s > 0 and left[row])
+        ]
         shown = [self.tracks[row] for row in rows]
         return Detections(
-            self.motion.xyxy[rows].astype(np.float32),
+            xyxy[rows].astype(np.float32),
             np.array([track.score for track in shown], np.float32),
             np.array([track.class_id for track in shown], np.int64),
             np.array([track.track_id for track in shown], np.int64),
@@ -189,9 +203,12 @@ class Tracker:
         track.missed_s = 0.0
         track.scores.append(score)
         track.top_score = max(track.top_score, score)
-        if not track.confirmed:
-            lasting = track.hits >= self._min_hits and at_s - track.first_s >= _LEAST_S * (self._min_hits > 1)
-            track.confirmed = lasting and track.score >= self._threshold_of(track.class_id)
+        track.mean_score += (score - track.mean_score) / min(track.hits, _LASTING_SCORES)
+        threshold = self._threshold_of(track.class_id)
+        lasting = track.hits >= self._min_hits and at_s - track.first_s >= _LEAST_S * (self._min_hits > 1)
+        counts = track.confirmed or (lasting and track.score >= threshold)
+        # Weak detections bridge weak moments; what is weak on the whole is a stone that looks like somebody at times.
+        track.confirmed = counts and track.mean_score >= threshold
 
     def _miss(self, rows: npt.NDArray[np.intp], there: Motion, at_s: float, looked: Looked | None) -> None:
         """Count the time since the last inference for what was looked for in vain; a long pause counts half at most."""
@@ -220,3 +237,7 @@ class Tracker:
             shift_xy = np.full((len(kept), 2), np.nan) if step.shift_xy is None else step.shift_xy
             step.shift_xy = np.concatenate([shift_xy[kept], way * (dt_s / lasting_s if late else 0.0)])
             step.motion = before.motion.after(dt_s, step.shift_xy)
+
+
+def _areas(xyxy: Floats) -> Floats:
+    return np.asarray(np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1), np.float64)

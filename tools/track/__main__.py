@@ -17,6 +17,7 @@ from rich.table import Table
 
 from edge_detector.errors import ConfigError, EdgeDetectorError
 from tools.track.compare import Outcome, measure, report
+from tools.track.flicker_commands import flicker
 from tools.track.peers import PEERS
 from tools.track.scenes import SCENES
 from tools.track.simulate import simulate
@@ -24,7 +25,7 @@ from tools.track.video_commands import follow, gate, parse_rates, regions
 
 console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-for command in (follow, gate, regions):
+for command in (follow, gate, regions, flicker):
     app.command()(command)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_detector.detections import Detections
+from tools.track.scenes import SIZE_WH
 
 Boxes = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
@@ -50,7 +51,7 @@ class Ours:
         return self._shown()
 
     def _shown(self) -> tuple[Boxes, Ids]:
-        objects = self._tracker.objects()
+        objects = self._tracker.objects(SIZE_WH)
         return objects.xyxy.astype(np.float64), objects.tracker_id
 
 

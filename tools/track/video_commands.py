@@ -45,7 +45,7 @@ def follow(
 ) -> None:
     """Print how well boxes agree with those of an inference on every frame: stale, by motion model, with flow."""
     frames, detector = read_frames(video), Detector.open(model)
-    found, fps = search(detector, frames), _fps(frames)
+    found, fps = search(detector, frames), frame_rate(frames)
     rows = ["| inferences/s | told | boxes | mean IoU | IoU >= 0.5 | shown per frame | ms per frame |", _RULE * 7 + "|"]
     for rate in parse_rates(rates):
         every = max(1, round(fps / rate))
@@ -78,7 +78,7 @@ def follow(
 def gate(video: Video, model: Model = "ssd_resnet50_fpn_person_640_int8") -> None:
     """Print what the motion gate saves on a still scene in changing light, what it costs, and when it wakes."""
     frames, detector = read_frames(video), Detector.open(model)
-    fps, seconds = _fps(frames), 60.0
+    fps, seconds = frame_rate(frames), 60.0
     print("| still scene of 60 s | searched | saved |\n|---|---|---|")
     for kind in ("still", "exposure", "ramp", "flicker", "rain", "infrared"):
         follower = make_follower(detector, detector.threshold)
@@ -130,7 +130,7 @@ def regions(video: Video, rate: Annotated[float, typer.Option(help="Inferences p
     frames = read_frames(video)
     large = Detector.open("ssd_resnet50_fpn_person_640_int8")
     truth = [reference_boxes(found, large.threshold) for found in search(large, frames)]
-    small, every = Detector.open("ssd_resnet50_fpn_person_320_int8"), max(1, round(_fps(frames) / rate))
+    small, every = Detector.open("ssd_resnet50_fpn_person_320_int8"), max(1, round(frame_rate(frames) / rate))
     print("| model | searched | recall | of people under 60 pixels | shown per frame | ms per search |")
     print(_RULE * 6 + "|")
     for name, detector, blocks in (
@@ -154,7 +154,8 @@ _WAYS: dict[str, dict[str, Any] | None] = {
 }
 
 
-def _fps(frames: Sequence[Frame]) -> float:
+def frame_rate(frames: Sequence[Frame]) -> float:
+    """Return the frames per second."""
     return (len(frames) - 1) / (frames[-1].captured_at - frames[0].captured_at)
 
 

@@ -16,6 +16,7 @@ SIZE_WH = np.array([30.0, 60.0])
 THRESHOLD = 0.5
 WEAK = 0.35
 LOST_S = 2.0
+PICTURE_WH = (2000, 2000)
 
 
 def box(x: float, y: float = 100.0) -> list[float]:
@@ -42,7 +43,7 @@ def make(min_hits: int = 2, lost_s: float = LOST_S) -> Tracker:
 
 
 def shown(tracker: Tracker) -> dict[int, Floats]:
-    objects = tracker.objects()
+    objects = tracker.objects(PICTURE_WH)
     assert objects.tracker_id is not None
     assert len(set(objects.tracker_id.tolist())) == len(objects)
     return dict(zip(objects.tracker_id.tolist(), objects.xyxy.astype(np.float64), strict=True))
@@ -73,20 +74,20 @@ def test_object_counts_after_so_many_inferences_that_found_it() -> None:
     counts = []
     for at_s in (0.0, 0.5, 1.0, 1.5):
         lead(tracker, [at_s], lambda _: [box(100)])
-        counts.append(len(tracker.objects()))
+        counts.append(len(tracker.objects(PICTURE_WH)))
     assert counts == [0, 0, 1, 1]
 
 
 def test_first_sight_is_enough_if_the_settings_say_so() -> None:
     tracker = make(min_hits=1)
     lead(tracker, [0.0], lambda _: [box(100)])
-    assert len(tracker.objects()) == 1
+    assert len(tracker.objects(PICTURE_WH)) == 1
 
 
 def test_flicker_of_two_pictures_in_a_row_is_no_object() -> None:
     tracker = make()
     lead(tracker, [0.0, 1 / 30], lambda _: [box(100)])
-    assert len(tracker.objects()) == 0
+    assert len(tracker.objects(PICTURE_WH)) == 0
 
 
 def test_what_was_found_once_and_no_more_never_counts() -> None:
@@ -95,7 +96,7 @@ def test_what_was_found_once_and_no_more_never_counts() -> None:
     for at_s in np.arange(0.3, 5, 0.3):
         tracker.step(at_s)
         tracker.update(NOTHING, at_s)
-        assert len(tracker.objects()) == 0
+        assert len(tracker.objects(PICTURE_WH)) == 0
     assert tracker.tracks == []
 
 
@@ -107,8 +108,36 @@ def test_weak_detections_begin_nothing() -> None:
 
 def test_weak_detections_continue_what_has_begun() -> None:
     tracker = with_one()
-    lead(tracker, np.arange(1.2, 9, 0.2), lambda _: [box(100)], scores=WEAK)
+    lead(tracker, np.arange(1.2, 3.5, 0.2), lambda _: [box(100)], scores=WEAK)
     assert list(shown(tracker)) == [1]
+
+
+def test_what_was_sure_for_long_is_shown_through_a_long_weak_time() -> None:
+    tracker = with_one(until_s=6.0)
+    lead(tracker, np.arange(6.2, 9, 0.2), lambda _: [box(100)], scores=WEAK)
+    assert list(shown(tracker)) == [1]
+
+
+def test_what_is_weak_on_the_whole_counts_no_more_until_it_is_not() -> None:
+    tracker = make()
+    lead(tracker, np.arange(0, 1, 0.2), lambda _: [box(100)], scores=THRESHOLD + 0.02)
+    assert list(shown(tracker)) == [1]
+    lead(tracker, np.arange(1, 4, 0.2), lambda _: [box(100)], scores=WEAK)
+    assert list(shown(tracker)) == []
+    assert [track.track_id for track in tracker.tracks] == [1]
+    lead(tracker, np.arange(4, 8, 0.2), lambda _: [box(100)])
+    assert list(shown(tracker)) == [1]
+
+
+def test_what_is_sure_now_and_then_does_not_come_and_go() -> None:
+    tracker, seen = make(), []
+    lead(tracker, np.arange(0, 1, 0.1), lambda _: [box(100)], scores=THRESHOLD + 0.02)
+    for number, at_s in enumerate(np.arange(1, 30, 0.1)):
+        lead(tracker, [at_s], lambda _: [box(100)], scores=WEAK if number % 10 else THRESHOLD + 0.02)
+        seen.append(bool(shown(tracker)))
+    assert seen[0]
+    assert not seen[-1]
+    assert sum(np.diff(np.array(seen, int)) != 0) == 1
     assert tracker.tracks[0].missed_s == 0
 
 
@@ -117,14 +146,14 @@ def test_object_whose_median_score_stays_low_does_not_count() -> None:
     lead(tracker, [0.0], lambda _: [box(100)], scores=THRESHOLD + 0.05)
     lead(tracker, np.arange(0.3, 2, 0.3), lambda _: [box(100)], scores=WEAK)
     assert len(tracker.tracks) == 1
-    assert len(tracker.objects()) == 0
+    assert len(tracker.objects(PICTURE_WH)) == 0
 
 
 def test_object_is_shown_with_the_median_of_its_scores() -> None:
     tracker = make()
     for at_s, score in enumerate((0.6, 0.95, 0.8)):
         lead(tracker, [float(at_s)], lambda _: [box(100)], scores=score)
-    assert tracker.objects().confidence.tolist() == pytest.approx([0.8])
+    assert tracker.objects(PICTURE_WH).confidence.tolist() == pytest.approx([0.8])
     assert tracker.tracks[0].top_score == pytest.approx(0.95)
 
 
@@ -218,6 +247,33 @@ def test_object_is_gone_after_it_was_looked_for_in_vain_for_so_long() -> None:
     assert tracker.tracks == []
 
 
+def test_what_is_missed_after_it_walked_out_of_the_picture_is_not_there() -> None:
+    tracker = make()
+    times = np.arange(0, 2, 0.1)
+    lead(tracker, times, lambda at_s: [np.clip(box(1930 + 40 * at_s), 0, 2000).tolist()])
+    assert list(shown(tracker)) == [1]
+    boxes = []
+    for at_s in np.arange(2, 2.8, 0.1):
+        lead(tracker, [at_s], lambda _: [])
+        boxes.append(list(shown(tracker)))
+    assert boxes[0] == [1]
+    assert boxes[-1] == []
+
+
+def test_what_is_missed_at_the_edge_and_stands_is_still_there() -> None:
+    tracker = make()
+    lead(tracker, np.arange(0, 2, 0.1), lambda _: [np.clip(box(1990), 0, 2000).tolist()])
+    lead(tracker, np.arange(2, 2.8, 0.1), lambda _: [])
+    assert list(shown(tracker)) == [1]
+
+
+def test_what_is_found_is_there_however_little_of_it_is_in_the_picture() -> None:
+    tracker = make()
+    lead(tracker, np.arange(0, 2, 0.1), lambda _: [box(1998)])
+    assert list(shown(tracker)) == [1]
+    np.testing.assert_allclose(shown(tracker)[1][[0, 2]], [1983, 2000], atol=1)
+
+
 def test_object_is_no_longer_shown_before_it_is_gone() -> None:
     tracker = with_one(until_s=1.0)
     lead(tracker, [1.2], lambda _: [])
@@ -268,7 +324,7 @@ def test_all_can_be_dropped_and_ids_go_on() -> None:
     tracker = with_one()
     assert [track.track_id for track in tracker.drop_all()] == [1]
     assert tracker.tracks == []
-    assert len(tracker.objects()) == 0
+    assert len(tracker.objects(PICTURE_WH)) == 0
     assert len(tracker.motion) == 0
     lead(tracker, np.arange(2, 3, 0.2), lambda _: [box(100)])
     assert list(shown(tracker)) == [2]
@@ -433,7 +489,7 @@ def test_nothing_in_any_picture_is_fine() -> None:
     for at_s in (0.0, 0.1, 0.2):
         tracker.step(at_s, np.zeros((0, 2)))
         assert tracker.update(NOTHING, at_s, lambda xyxy: xyxy[:, :2], lambda xyxy: np.ones(len(xyxy), bool)) == []
-    assert len(tracker.objects()) == len(tracker.motion) == len(tracker.searched) == 0
+    assert len(tracker.objects(PICTURE_WH)) == len(tracker.motion) == len(tracker.searched) == 0
 
 
 def test_five_hundred_objects_keep_their_ids() -> None:
