@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.endurance.soak import Record
-from tests.endurance.verdict import drift, floors, judge, rests, theil_sen
+from tests.endurance.verdict import drift, judge, levels, rests, theil_sen
 
 FAULT_COLOR = "#e8590c"
 
@@ -117,7 +117,7 @@ def _plot(record: Record, folder: Path) -> list[tuple[str, str]]:
         axis.grid(alpha=0.3)
     windows = rests(record)
     if len(windows) >= 4:
-        xs, ys = floors(record)
+        xs, ys = levels(record)
         slope, _, _ = theil_sen(xs, ys)
         middle = statistics.median(y - slope * x for x, y in zip(xs, ys, strict=True))
         ends = [xs[0], xs[-1]]
@@ -130,7 +130,7 @@ def _plot(record: Record, folder: Path) -> list[tuple[str, str]]:
     axes[0].legend(loc="lower right", ncols=3)
     axes[0].set_title("orange: a fault; grey: warm-up", fontsize=9)
     axes[-1].set_xlabel("minutes")
-    figure.savefig(folder / "endurance-process.svg")
+    figure.savefig(folder / "endurance-process.png")
     plt.close(figure)
 
     kinds = list(dict.fromkeys(kind for injected in record.injected for kind in injected.kinds))
@@ -146,9 +146,9 @@ def _plot(record: Record, folder: Path) -> list[tuple[str, str]]:
     axis.set_xlim(left=0)
     axis.set_xlabel("seconds from the end of the fault until all sinks delivered again (line: median)")
     axis.grid(axis="x", alpha=0.3)
-    figure.savefig(folder / "endurance-recovery.svg")
+    figure.savefig(folder / "endurance-recovery.png")
     plt.close(figure)
     return [
-        ("endurance-process.svg", "Memory, threads and file descriptors over time"),
-        ("endurance-recovery.svg", "Seconds until all sinks delivered again, by fault"),
+        ("endurance-process.png", "Memory, threads and file descriptors over time"),
+        ("endurance-recovery.png", "Seconds until all sinks delivered again, by fault"),
     ]

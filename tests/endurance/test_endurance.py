@@ -93,6 +93,17 @@ def test_verdict_finds_leaks(leak: float, threads: int, unmet: list[str]) -> Non
     assert sum(not met for _, met, _ in verdict.judge(record)) == len(unmet)
 
 
+def test_what_comes_and_goes_is_no_leak() -> None:
+    samples = rows(60, 0.2, 0)
+    for number in range(5, 30, 3):  # some moments of the first half have more
+        samples[number]["rss_mb"] += 40
+    for number in range(300, 330, 3):  # and some of the last have less
+        samples[number]["rss_mb"] -= 40
+    hours, level_mb = verdict.levels(soak.Record(soak.Options(60, 1, Path(), warm_up_s=60), samples, exit_code=0))
+    assert len(hours) == 12
+    assert max(level_mb) - min(level_mb) < 1
+
+
 def test_verdict_names_what_did_not_come_back() -> None:
     record = soak.Record(soak.Options(60, 1, Path(), warm_up_s=60), rows(60, 0, 0), exit_code=0)
     record.injected.append(soak.Injected(1.0, ["broker killed"], [""], 1.0, {}, ["webhook"]))

@@ -11,7 +11,7 @@ from typing import Any
 from tests.endurance.soak import Record
 
 SLOPE_MB_PER_H = 1.0
-FLOOR_S = 300.0
+LEVEL_S = 300.0
 Z95 = 1.96
 
 
@@ -43,15 +43,16 @@ def rests(record: Record) -> list[dict[str, float]]:
     return windows
 
 
-def floors(record: Record) -> tuple[list[float], list[float]]:
-    """Return the hours at which resident memory was least in each five minutes after the warm-up, and its MB.
+def levels(record: Record) -> tuple[list[float], list[float]]:
+    """Return the hours of each five minutes after the warm-up, and the median MB of resident memory in them.
 
-    Clips, viewers and results that wait come and go in memory; what is never given back raises the floor.
+    Clips, viewers and results that wait come and go in memory: the least of five minutes is some rare moment, the
+    median is not.
     """
-    kept = [row for row in record.samples if row["s"] >= record.options.warm_up_s]
-    by_window = groupby(kept, key=lambda row: row["s"] // FLOOR_S)
-    least = [min(rows, key=lambda row: row["rss_mb"]) for _, rows in by_window]
-    return [row["s"] / 3600 for row in least], [row["rss_mb"] for row in least]
+    kept = [row for row in record.samples if row["s"] >= record.options.warm_up_s and row["rss_mb"] > 0]
+    windows = [list(rows) for _, rows in groupby(kept, key=lambda row: row["s"] // LEVEL_S)]
+    hours = [statistics.median(row["s"] for row in window) / 3600 for window in windows]
+    return hours, [statistics.median(row["rss_mb"] for row in window) for window in windows]
 
 
 def drift(windows: list[dict[str, float]], key: str) -> tuple[float, float, float, float]:
@@ -89,9 +90,9 @@ def judge(record: Record) -> list[tuple[str, bool, str]]:
             "long enough to judge memory, threads and descriptors", False, f"{len(windows)} pauses after the warm-up"
         )
         return found
-    hours, least_mb = floors(record)
-    slope, low, high = theil_sen(hours, least_mb)
-    told = f"{slope:+.2f} MB/h, 95 % interval {low:+.2f} to {high:+.2f}, least of {len(hours)} times 5 minutes"
+    hours, level_mb = levels(record)
+    slope, low, high = theil_sen(hours, level_mb)
+    told = f"{slope:+.2f} MB/h, 95 % interval {low:+.2f} to {high:+.2f}, medians of {len(hours)} times 5 minutes"
     demand(f"resident memory grows by less than {SLOPE_MB_PER_H:g} MB/h", slope < SLOPE_MB_PER_H, told)
     for key, name in (("threads", "threads"), ("fds", "file descriptors (without clips)")):
         first, last, least, most = drift(windows, key)
