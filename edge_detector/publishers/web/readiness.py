@@ -33,13 +33,13 @@ def _camera_fault(site: Site, name: str, status: CameraStatus | None) -> str | N
 
 def _inference_faults(cameras: Mapping[str, CameraStatus]) -> Iterator[str]:
     """Yield what is wrong with inference: it is one for all cameras, which it serves in turn."""
-    wanting = {name: one for name, one in cameras.items() if one.detecting and one.silent_s is not None}
+    wanting = [one for one in cameras.values() if one.detecting]
     if not wanting:
         return
-    if not any(one.stats.inferred for one in cameras.values()):
+    if not any(one.stats.inferred for one in cameras.values()):  # also without a picture: the first may come just now
         yield "inference has not run yet"
         return
-    longest_s = max(one.pending_s for one in wanting.values())
+    longest_s = max((one.pending_s for one in wanting if one.silent_s is not None), default=0.0)
     rested_s = min(one.searched_s for one in cameras.values() if one.searched_s is not None)
     if longest_s > SILENT_S and rested_s > SILENT_S:
         yield f"inference has stopped: nothing was searched for {rested_s:.0f} s"
