@@ -18,7 +18,8 @@ _GATE = 12.0  # squared Mahalanobis distance of four coordinates, beyond which n
 _NO_OVERLAP = 4.0  # what a pair without overlap costs more than one that coincides
 _LEAST_S = 0.25  # what is seen for a shorter time is a flicker, however often it was found
 _SCORES = 9  # newest scores that an object's own is the median of
-_LASTING_SCORES = 30  # newest scores, about, that its mean is of
+_LASTING_SCORES = 30  # newest scores, about, that its mean is of,
+_ENOUGH_SCORES = 15  # which says something from so many on
 _HISTORY = 300  # pictures that a result may come late by
 _SHOWN_MISSED = 0.5  # part of `lost_s` for which an object that is looked for in vain is still shown
 _LEFT = 0.35  # share of its box beyond the picture's edges from which on it is not: detections end there
@@ -208,7 +209,7 @@ class Tracker:
         lasting = track.hits >= self._min_hits and at_s - track.first_s >= _LEAST_S * (self._min_hits > 1)
         counts = track.confirmed or (lasting and track.score >= threshold)
         # Weak detections bridge weak moments; what is weak on the whole is a stone that looks like somebody at times.
-        track.confirmed = counts and track.mean_score >= threshold
+        track.confirmed = counts and (track.hits < _ENOUGH_SCORES or track.mean_score >= threshold)
 
     def _miss(self, rows: npt.NDArray[np.intp], there: Motion, at_s: float, looked: Looked | None) -> None:
         """Count the time since the last inference for what was looked for in vain; a long pause counts half at most."""

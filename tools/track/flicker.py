@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_detector.detections import Detections
 from tools.track.assignment import match
-from tools.track.chains import LINK_IOU, Chain, Reference, link
+from tools.track.chains import LINK_IOU, Chain, Reference, link, reference
 from tools.track.metrics import iou_matrix
 
 GAP = 3  # frames: a longer one is seen as going and coming, not as flicker
@@ -64,8 +64,8 @@ class Flicker:
 def flicker(shown: Sequence[Detections], confident: Sequence[Detections], references: Sequence[Reference]) -> Flicker:
     """Judge what was shown in each frame; `confident` is what the detector found there with at least the threshold."""
     chains = link(shown, GAP)
-    held = _held(shown, references)
-    seen = _held(confident, references)
+    held = boxes_on(shown, references)
+    seen = boxes_on(confident, references)
     objects = shown_for = breaks = never = 0
     ious: list[float] = []
     late: list[int] = []
@@ -98,7 +98,15 @@ def flicker(shown: Sequence[Detections], confident: Sequence[Detections], refere
     )
 
 
-def _held(shown: Sequence[Detections], references: Sequence[Reference]) -> list[dict[int, tuple[int, float]]]:
+def lasting(found: Sequence[Detections], threshold: float) -> list[Detections]:
+    """Return the confident detections of objects that last: a stone that looks like somebody at times is none."""
+    confident = [one[one.confidence >= threshold] for one in found]
+    on_objects = boxes_on(confident, reference(found, threshold))
+    rows = [np.array(sorted(row for row, _ in one.values()), np.intp) for one in on_objects]
+    return [one[kept] for one, kept in zip(confident, rows, strict=True)]
+
+
+def boxes_on(shown: Sequence[Detections], references: Sequence[Reference]) -> list[dict[int, tuple[int, float]]]:
     """Return for each frame which box, and with what IoU, is on which object of the reference."""
     held: list[dict[int, tuple[int, float]]] = []
     for frame, one in enumerate(shown):

@@ -17,6 +17,7 @@ from edge_detector.errors import ConfigError
 from edge_detector.frame import Frame
 from edge_detector.tracking.flow import to_luma
 from edge_detector.tracking.motion_gate import MotionGate
+from tools.track.flicker import lasting
 from tools.track.video import (
     agreement,
     appearances,
@@ -26,7 +27,6 @@ from tools.track.video import (
     make_follower,
     read_frames,
     recall,
-    reference_boxes,
     search,
     show_followed,
     show_stale,
@@ -46,6 +46,7 @@ def follow(
     """Print how well boxes agree with those of an inference on every frame: stale, by motion model, with flow."""
     frames, detector = read_frames(video), Detector.open(model)
     found, fps = search(detector, frames), frame_rate(frames)
+    truth = lasting(found, detector.threshold)
     rows = ["| inferences/s | told | boxes | mean IoU | IoU >= 0.5 | shown per frame | ms per frame |", _RULE * 7 + "|"]
     for rate in parse_rates(rates):
         every = max(1, round(fps / rate))
@@ -57,7 +58,7 @@ def follow(
                 else:
                     follower = make_follower(detector, detector.threshold, **blocks)
                     shown = show_followed(follower, frames, found, every, late, ms)
-                got = agreement(shown, found, detector.threshold, ms)
+                got = agreement(shown, truth, detector.threshold, ms)
                 rows.append(
                     f"| {fps / every:g} | {told} | {name} | {got.mean_iou:.3f} | {got.half:.3f} | {got.boxes:.1f} "
                     f"| {got.ms:.2f} |"
@@ -129,7 +130,7 @@ def regions(video: Video, rate: Annotated[float, typer.Option(help="Inferences p
     """Print what searching enlarged parts finds with the model of 320, against whole frames and the model of 640."""
     frames = read_frames(video)
     large = Detector.open("ssd_resnet50_fpn_person_640_int8")
-    truth = [reference_boxes(found, large.threshold) for found in search(large, frames)]
+    truth = [one.xyxy for one in lasting(search(large, frames), large.threshold)]
     small, every = Detector.open("ssd_resnet50_fpn_person_320_int8"), max(1, round(frame_rate(frames) / rate))
     print("| model | searched | recall | of people under 60 pixels | shown per frame | ms per search |")
     print(_RULE * 6 + "|")

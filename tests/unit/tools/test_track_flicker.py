@@ -7,7 +7,7 @@ import pytest
 
 from edge_detector.detections import Detections
 from tools.track.chains import Reference, link, reference, scene_reference
-from tools.track.flicker import Flicker, flicker
+from tools.track.flicker import Flicker, flicker, lasting
 from tools.track.flicker_commands import on_scenes
 from tools.track.scenes import crossing
 from tools.track.simulate import simulate
@@ -121,6 +121,14 @@ def test_objects_of_a_scene_are_asked_for_where_they_can_be_seen() -> None:
     assert all(one.asked[[0, -1]].all() for one in objects)
     at = objects[0].begin + 5
     assert objects[0].xyxy[5].tolist() in steps[at].truth.xyxy.tolist()
+
+
+def test_only_confident_detections_of_what_lasts_are_kept() -> None:
+    person = [detections(walker(n), scores=0.3 if n == 5 else 0.9) for n in EVERYWHERE]
+    stone = [detections((400, 10, 420, 50), scores=0.5 if n % 4 == 0 else 0.3) for n in EVERYWHERE]
+    kept = lasting(together(person, stone), 0.4)
+    assert [len(one) for one in kept] == [n != 5 for n in EVERYWHERE]
+    np.testing.assert_allclose(kept[8].xyxy, [walker(8)])
 
 
 # The figures.

@@ -129,6 +129,13 @@ def test_what_is_weak_on_the_whole_counts_no_more_until_it_is_not() -> None:
     assert list(shown(tracker)) == [1]
 
 
+def test_few_weak_scores_after_the_first_ones_say_nothing() -> None:
+    tracker = make()
+    lead(tracker, np.arange(0, 1, 0.2), lambda _: [box(100)], scores=THRESHOLD + 0.02)
+    lead(tracker, np.arange(1, 2.5, 0.2), lambda _: [box(100)], scores=WEAK)
+    assert list(shown(tracker)) == [1]
+
+
 def test_what_is_sure_now_and_then_does_not_come_and_go() -> None:
     tracker, seen = make(), []
     lead(tracker, np.arange(0, 1, 0.1), lambda _: [box(100)], scores=THRESHOLD + 0.02)
