@@ -133,7 +133,7 @@ class FailoverBackend:
                 self._primary = None
                 self._lose_primary(error)
         if self._thread is None:
-            self._retry_in_background(self._next_pause_s())
+            self._retry_in_background(self._retry_s)
         if self._twin is None:
             self._twin = self._open_twin()
             self._check_input(self._twin)

@@ -65,3 +65,15 @@ def test_service_without_room_for_a_thread_waits_for_it(tmp_path: Path, threads_
         assert service.end() == 0
     finally:
         service.kill()
+
+
+def test_service_without_room_for_a_thread_ends_well(tmp_path: Path, threads_limit: Path) -> None:
+    settings = {"cameras": {"here": {"source": "synthetic://?width=320&height=240&fps=20"}}}
+    service = Service(tmp_path, settings | {"output": {"jsonl": str(tmp_path / "results.jsonl")}})
+    try:
+        service.wait_for_state("live", "here")
+        (threads_limit / "cgroup.procs").write_text(str(service.process.pid))
+        (threads_limit / "pids.max").write_text("1")
+        assert service.end() == 0
+    finally:
+        service.kill()

@@ -112,6 +112,23 @@ def test_device_absent_at_the_start_is_used_once_it_is_there(
     wait_for(lambda: backend.health.state == "ok", lambda: backend.infer(tensor))
 
 
+def test_device_is_tried_again_once_there_is_room_for_a_thread(
+    delegate: Any, failover: Any, make_tensor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as Python says it
+
+    delegate.command("create fail")
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", no_room)
+        backend = failover()
+        tensor = make_tensor(backend)
+        for _ in range(2):
+            backend.infer(tensor)
+    delegate.command()
+    wait_for(lambda: backend.health.state == "ok", lambda: backend.infer(tensor))
+
+
 def test_without_fallback_the_error_is_raised(delegate: Any, failover: Any, make_tensor: Any) -> None:
     opened: list[str] = []
     backend = failover(fallback=False, opened=opened)
