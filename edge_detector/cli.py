@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -87,7 +86,6 @@ def run(
     video: Annotated[str | None, typer.Option(metavar="FILE", help="Write an annotated video.")] = None,
 ) -> None:
     """Watch cameras, a stream or a file, and show them live in the browser."""
-    gc.disable()  # until all is open: what is made until then stays
     from edge_detector.runtime.reload import Reload
     from edge_detector.runtime.service import run_service
 
@@ -104,7 +102,7 @@ def run(
     by_hand = config is None or source is not None
     fallback = "demo" if config is None and source is None else None
     stop = stop_on_signals()
-    stats = run_service(settings, stop, duration, _opened, required=by_hand, fallback=fallback, reload=reload)
+    stats = run_service(settings, stop, duration, _say, required=by_hand, fallback=fallback, reload=reload)
     _say(f"stopped: {stats.captured} pictures taken, {stats.inferred} searched, {stats.dropped} left out")
 
 
@@ -325,11 +323,6 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _print(self.format(record))
-
-
-def _opened(line: str) -> None:
-    gc.enable()
-    _say(line)
 
 
 def _say(line: str) -> None:
