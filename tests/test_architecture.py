@@ -31,7 +31,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
             "shortage",
         ),
     ),
-    (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets")),
+    (2, ("manifest", "config", "labels", "flatbuffer", "tflite_schema", "model_file", "registry", "assets", "resize")),
     (2, ("manifest_rules", "preprocess", "postprocess", "tracking", "runtime.mailbox", "runtime.metrics")),
     (2, ("object_config", "sink_config", "stream_config", "web_config")),
     (2, ("config_checks", "config_file", "config_options")),

@@ -8,15 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
-
-import cv2
 
 from edge_detector.abandoned import leave_behind
 from edge_detector.errors import PublishError
 from edge_detector.frame import FrameResult
 from edge_detector.overlay import OverlayRenderer
-from edge_detector.publishers.h264 import H264Encoder, Image, VideoPacket, import_av
+from edge_detector.publishers.h264 import H264Encoder, VideoPacket, import_av
+from edge_detector.resize import resize
 from edge_detector.runtime.metrics import SinkStatus, sink_status
 from edge_detector.stream_config import StreamConfig
 
@@ -233,6 +231,6 @@ def _scaled_down(result: FrameResult, max_width: int | None) -> FrameResult:
         return result
     scale = max_width / width
     small_wh = max_width, max(2, round(height * scale))
-    image = cast(Image, cv2.resize(result.frame.image, small_wh, interpolation=cv2.INTER_AREA))
+    image = resize(result.frame.image, small_wh)
     detections = replace(result.detections, xyxy=result.detections.xyxy * scale)
     return replace(result, frame=replace(result.frame, image=image), detections=detections)

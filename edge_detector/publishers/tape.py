@@ -24,6 +24,7 @@ from edge_detector.jpeg import encode_jpeg
 from edge_detector.overlay import OverlayRenderer
 from edge_detector.publishers.clips import Clips
 from edge_detector.publishers.sink_filter import Rate
+from edge_detector.resize import resize
 from edge_detector.sink_config import RecordingsConfig
 
 logger = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ def _scaled(result: FrameResult, max_width: int | None) -> FrameResult:
     size_wh = max(2, int(width * scale) // 2 * 2), max(2, round(height * scale / 2) * 2)
     if size_wh == (width, height):
         return result
-    image = np.asarray(cv2.resize(result.frame.image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    image = resize(result.frame.image, size_wh)
     ratio = np.tile(np.divide(size_wh, (width, height)), 2)
     found = replace(result.detections, xyxy=(result.detections.xyxy * ratio).astype(np.float32))
     return replace(result, frame=replace(result.frame, image=image), detections=found)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edge_detector.events import Alert, Direction, EndReason, Event, ObjectState
 from edge_detector.frame import Frame
+from edge_detector.resize import resize
 from edge_detector.tracking.rules import Rules
 from edge_detector.tracking.tracker import Track
 from edge_detector.tracking.zones import Presence, Whereabouts
@@ -150,9 +150,7 @@ class EventBook:
         scale = min(1.0, SNAPSHOT_SIDE / max(x2 - x1, y2 - y1))
         size_wh = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
         entry.snapshot_worth = worth
-        entry.snapshot = np.ascontiguousarray(
-            part.copy() if scale == 1 else cv2.resize(part, size_wh, interpolation=cv2.INTER_AREA), np.uint8
-        )
+        entry.snapshot = resize(part, size_wh)
 
     def _tell(self, entry: _Entry, at_s: float) -> None:
         told = entry.told

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_detector.resize import resize
+
 Luma = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
@@ -26,13 +28,7 @@ def to_luma(image: npt.NDArray[np.uint8]) -> Luma:
     height, width = image.shape[:2]
     scale = min(1.0, LUMA_SIDE / max(height, width))
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    small: npt.NDArray[np.uint8] = image
-    # Means of 2x2 pixels are far cheaper than those of any other number.
-    while min(small.shape[0] / size_wh[1], small.shape[1] / size_wh[0]) >= 2:
-        half_wh = small.shape[1] // 2, small.shape[0] // 2
-        small = np.asarray(cv2.resize(small, half_wh, interpolation=cv2.INTER_AREA), np.uint8)
-    small = np.asarray(cv2.resize(small, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+    return np.asarray(cv2.cvtColor(resize(image, size_wh), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def displacements(before: Luma, now: Luma, xyxy: Floats, expected_xy: Floats) -> Floats:

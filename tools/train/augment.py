@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_detector.resize import resize
 from tools.network.architecture import Architecture
 from tools.network.manifest import input_spec
 from tools.train.dataset import Photo
@@ -87,13 +88,6 @@ def place(photo: Photo, side: int, zoom: float, rng: np.random.Generator) -> Sam
     canvas[top : top + seen.shape[0], left : left + seen.shape[1]] = vary_colours(seen, rng)
     boxes, classes = crop_boxes(boxes + np.array([x, y, x, y], np.float32), photo.classes, (0, 0, side, side))
     return Sample(canvas, boxes, classes, photo.exhaustive)
-
-
-def resize(image: Image, size_wh: tuple[int, int]) -> Image:
-    """Resize by the rule of the runtime's letterbox: by the mean where a side is halved or less, else bilinearly."""
-    skips = 2 * size_wh[0] <= image.shape[1] or 2 * size_wh[1] <= image.shape[0]
-    resized = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if skips else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
 
 
 def crop_boxes(

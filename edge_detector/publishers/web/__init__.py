@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
@@ -29,6 +28,7 @@ from edge_detector.publishers.web.guard import Guard, Mistakes
 from edge_detector.publishers.web.hub import FrameHub, Look
 from edge_detector.publishers.web.routes import Pages
 from edge_detector.publishers.web.site import Site
+from edge_detector.resize import resize
 from edge_detector.runtime.metrics import ServiceStatus
 from edge_detector.web_config import WebConfig, is_loopback
 
@@ -217,7 +217,7 @@ def _narrowed(image: npt.NDArray[np.uint8], width: int | None) -> npt.NDArray[np
     if width is None or image.shape[1] <= width:
         return image
     size_wh = width, max(1, round(image.shape[0] * width / image.shape[1]))
-    return cast(npt.NDArray[np.uint8], cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA))
+    return resize(image, size_wh)
 
 
 def _listen(host: str, port: int) -> socket.socket:
