@@ -47,7 +47,7 @@ def test_each_detector_is_scored_and_timed_on_every_picture(
     assert len(lines) == 4
     assert lines[2].split(" | ")[1] == "100.0"
     axis = curve.chart(reports).axes[0]
-    assert list(axis.lines[0].get_ydata()) == pytest.approx([100.0, 100.0])
+    assert np.asarray(axis.lines[0].get_ydata()).tolist() == pytest.approx([100.0, 100.0])
 
 
 def test_the_shipped_models_are_compared_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +69,7 @@ def test_the_shipped_models_are_compared_by_one_command(tmp_path: Path, capsys: 
     assert [row["input_wh"] for row in written["reports"]] == [[320, 320], [640, 640]]
     assert all(len(digest) == 64 for digest in written["models"].values())
     chart = cv2.imread(str(output / "curve.png"))
+    assert chart is not None
     assert np.ptp(chart) > 200
 
 
