@@ -95,10 +95,14 @@ class DetectionOpOutputs(_Part):
 
 
 class NmsSpec(_Part):
-    """Defaults of the decoder; `score_threshold` can be changed by the user at run time."""
+    """Defaults of the decoder; `score_threshold` can be changed by the user at run time.
+
+    With `vote_iou` each box that stays becomes the mean of all that overlap it by more (postprocess.nms.vote).
+    """
 
     score_threshold: Fraction = 0.4
     iou_threshold: Fraction = 0.5
+    vote_iou: Fraction | None = None
     max_detections: Annotated[int, Field(gt=0)] = 100
 
 

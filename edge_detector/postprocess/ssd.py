@@ -13,7 +13,7 @@ from edge_detector.errors import ModelError
 from edge_detector.manifest import LevelOutputs, NmsSpec, SsdRawOutputs
 from edge_detector.postprocess.anchors import anchors_per_cell, generate_anchors, level_grids
 from edge_detector.postprocess.boxes import decode_boxes, decode_corners
-from edge_detector.postprocess.nms import suppress
+from edge_detector.postprocess.nms import suppress, vote
 from edge_detector.postprocess.scores import ScoreFilter
 from edge_detector.quantization import QuantizedTensor, RawOutputs
 
@@ -73,7 +73,7 @@ class SsdDecoder:
     def decode(self, raw: RawOutputs) -> Detections:
         """Return the detections of one picture in canvas pixels, clipped to the canvas, best first.
 
-        Boxes of which nothing is left after clipping are dropped before NMS; NMS compares unclipped boxes.
+        Boxes of which nothing is left after clipping are dropped before NMS; NMS and voting take unclipped boxes.
 
         Raises:
             ModelError: at the first call, if the outputs do not fit the manifest.
@@ -89,10 +89,14 @@ class SsdDecoder:
         boxes = decode(encodings[best_first], anchors[best_first], self._outputs.box_coder) * self._canvas
         clipped = np.clip(boxes, 0, self._canvas)
         visible = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
-        best_first = best_first[visible]
-        kept = suppress(boxes[visible], class_id[best_first], self._nms.iou_threshold, self._nms.max_detections)
-        chosen = best_first[kept]
-        return Detections(clipped[visible[kept]], confidence[chosen], class_id[chosen])
+        boxes, best_first = boxes[visible], best_first[visible]
+        confidence, class_id = confidence[best_first], class_id[best_first]
+        kept = suppress(boxes, class_id, self._nms.iou_threshold, self._nms.max_detections)
+        if self._nms.vote_iou is None:
+            chosen = clipped[visible[kept]]
+        else:
+            chosen = np.clip(vote(boxes, class_id, confidence, kept, self._nms.vote_iou), 0, self._canvas)
+        return Detections(chosen, confidence[kept], class_id[kept])
 
     def _candidates(self, level: _Level, raw: RawOutputs) -> tuple[npt.NDArray[Any], ...]:
         """Return confidence (K,), class_id (K,), box encodings (K, 4) and anchors (K, 4) of what passes the filter."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_detector.postprocess import nms
-from edge_detector.postprocess.nms import suppress
+from edge_detector.postprocess.nms import suppress, vote
 
 
 def naive_suppress(
@@ -68,3 +68,21 @@ def test_boxes_of_other_classes_are_left_alone() -> None:
 
 def test_nothing_in_nothing_out() -> None:
     assert suppress(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0.5, 10).tolist() == []
+
+
+# --- box voting ---
+
+
+def test_a_kept_box_becomes_the_mean_of_its_voters_weighted_by_confidence() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [0, 0, 10, 30], [1, 1, 9, 9]], np.float32)
+    confidence, classes = np.array([0.6, 0.2, 0.9, 0.9], np.float32), np.array([0, 0, 0, 1])
+    voted = vote(boxes, classes, confidence, np.array([0]), 0.5)  # the third overlaps too little, the fourth is another
+    np.testing.assert_allclose(voted, [[0, 0, 10, 10.5]], rtol=1e-6)
+
+
+def test_a_box_without_voters_or_of_no_confidence_stays_what_it_is() -> None:
+    boxes, classes = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32), np.zeros(2, np.int64)
+    for confidence in ([0.9, 0.5], [0.0, 0.0]):
+        voted = vote(boxes, classes, np.array(confidence, np.float32), np.array([0, 1]), 1.0)
+        np.testing.assert_array_equal(voted, boxes)
+    assert vote(boxes, classes, np.ones(2, np.float32), np.zeros(0, np.intp), 0.5).shape == (0, 4)

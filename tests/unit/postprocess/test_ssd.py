@@ -118,6 +118,8 @@ def naive_decode(
         if all(iou < nms.iou_threshold for iou in ious):
             kept.append(candidate)
     kept = kept[: nms.max_detections]
+    if nms.vote_iou is not None:
+        kept = [(*kept_one[:3], naive_vote(kept_one, candidates, nms.vote_iou)) for kept_one in kept]
     return [box for *_, box in kept], [confidence for confidence, *_ in kept], [class_id for _, class_id, *_ in kept]
 
 
@@ -126,6 +128,16 @@ def naive_box(encoding: list[float], anchor: list[float]) -> list[float]:
     y, x, h, w = ty / 10 * ha + ya, tx / 10 * wa + xa, math.exp(th / 5) * ha, math.exp(tw / 5) * wa
     fractions = x - w / 2, y - h / 2, x + w / 2, y + h / 2
     return [value * side for value, side in zip(fractions, SMALL_WH * 2, strict=True)]
+
+
+def naive_vote(kept: Any, candidates: list[Any], vote_iou: float) -> list[float]:
+    """Return the clipped mean of the boxes that overlap the kept one, weighted by confidence."""
+    ious = [naive_iou(kept[2], candidate[2]) if candidate[1] == kept[1] else 0.0 for candidate in candidates]
+    assume(all(abs(iou - vote_iou) > 1e-4 for iou in ious))
+    voters = [candidate for candidate, iou in zip(candidates, ious, strict=True) if iou > vote_iou]
+    total = sum(float(voter[0]) for voter in voters)
+    mean = [sum(float(voter[0]) * voter[2][side] for voter in voters) / total for side in range(4)]
+    return [min(max(value, 0.0), side) for value, side in zip(mean, SMALL_WH * 2, strict=True)]
 
 
 def naive_iou(first: list[float], second: list[float]) -> float:
@@ -172,12 +184,20 @@ def levels_of_tensors(draw: st.DrawFn, background: int) -> list[tuple[QuantizedT
     st.sampled_from([0.0, 0.1, 0.5, 0.8]),
     st.sampled_from([0.3, 0.5, 0.6]),
     st.sampled_from([3, 100]),
+    st.sampled_from([None, 0.4, 0.7]),
 )
 def test_decode_equals_plain_loops(
-    data: st.DataObject, background: bool, threshold: float, iou_threshold: float, max_detections: int
+    data: st.DataObject,
+    background: bool,
+    threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+    vote_iou: float | None,
 ) -> None:
     levels = data.draw(levels_of_tensors(int(background)))
-    nms = NmsSpec(score_threshold=threshold, iou_threshold=iou_threshold, max_detections=max_detections)
+    nms = NmsSpec(
+        score_threshold=threshold, iou_threshold=iou_threshold, max_detections=max_detections, vote_iou=vote_iou
+    )
     expected_xyxy, expected_confidence, expected_class = naive_decode(levels, int(background), threshold, nms)
     found = SsdDecoder(small_outputs(TWO_PAIRS, background), SMALL_WH, nms, CLASSES).decode(named(levels))
     np.testing.assert_allclose(found.confidence, np.array(expected_confidence, np.float32), rtol=1e-6)
