@@ -97,7 +97,8 @@ class DetectionOpOutputs(_Part):
 class NmsSpec(_Part):
     """Defaults of the decoder; `score_threshold` can be changed by the user at run time.
 
-    With `vote_iou` each box that stays becomes the mean of all that overlap it by more (postprocess.nms.vote).
+    With `vote_iou` each box that stays becomes the mean of all above the threshold that overlap it by more
+    (postprocess.nms.vote). Models that end in TFLite_Detection_PostProcess do without: the operator has no such step.
     """
 
     score_threshold: Fraction = 0.4

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edge_detector.errors import SourceError
 from edge_detector.manifest import InputSpec
 from edge_detector.resize import resize
 
@@ -43,7 +44,14 @@ def letterbox(image: npt.NDArray[np.uint8], spec: InputSpec) -> tuple[npt.NDArra
     Returns:
         The canvas (height, width, 3) uint8, never a view of `image`, with its channels in the order of `image`; and
         the transform that maps coordinates.
+
+    Raises:
+        SourceError: it is no such picture.
     """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise SourceError(
+            f"a picture of {image.dtype} {list(image.shape)}; wanted uint8 [height, width, 3]: RGB, without alpha"
+        )
     source_wh = image.shape[1], image.shape[0]
     resized_wh = _resized_wh(source_wh, spec)
     free_x, free_y = spec.width - resized_wh[0], spec.height - resized_wh[1]

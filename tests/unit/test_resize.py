@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_detector.resize import resize
@@ -14,6 +14,7 @@ def noise(width: int, height: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 @settings(deadline=None, max_examples=60)
+@example(8, 6, 8, 6, False)
 @given(*[st.integers(1, 70)] * 4, st.booleans())
 def test_any_size_becomes_any_other_and_one_colour_stays_what_it_is(
     width: int, height: int, new_width: int, new_height: int, grey: bool
@@ -34,7 +35,8 @@ def test_a_half_a_quarter_and_an_eighth_are_means(times: int) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
-    "to", [(1280, 320), (1920, 320), (2304, 320), (768, 320), (1280, 416), (1920, 640), (427, 214)]
+    "to",
+    [(1280, 320), (1920, 320), (2304, 320), (768, 320), (1280, 416), (1640, 416), (1600, 416), (1920, 640), (427, 214)],
 )
 def test_a_line_of_one_pixel_is_nowhere_lost(to: tuple[int, int], axis: int) -> None:
     side, new_side = to

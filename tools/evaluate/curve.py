@@ -8,6 +8,7 @@ The models take turns on every picture, so that a busy moment meets all of them.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import statistics
 import sys
@@ -48,6 +49,8 @@ def main(
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many pictures.")] = None,
 ) -> None:
     """Score models and time them in turns."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("the chart needs matplotlib: pip install 'edge-detector[evaluate]'")
     paths = [resolve_model(name) for name in models]
     truth = load_annotations(annotations, images, limit)
     try:
@@ -68,9 +71,9 @@ def main(
         "models": sha256_of(paths),
         "reports": [dataclasses.asdict(report) for report in reports],
     }
+    print(table(reports))
     (output / "curve.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     chart(reports).savefig(output / "curve.png", dpi=_DPI)
-    print(table(reports))
 
 
 def compare(detectors: Sequence[Detector], truth: Annotations) -> list[Report]:

@@ -11,10 +11,10 @@ import torch
 
 from edge_detector.backends import DeviceHealth, check_input
 from edge_detector.errors import ModelError
-from edge_detector.manifest import LevelOutputs, ModelManifest, NmsSpec, SsdRawOutputs
+from edge_detector.manifest import LevelOutputs, ModelManifest, SsdRawOutputs
 from edge_detector.quantization import QuantizationParams, QuantizedTensor, RawOutputs
 from tools.network.architecture import Architecture
-from tools.network.manifest import anchor_spec, input_spec
+from tools.network.manifest import OWN_NMS, anchor_spec, input_spec
 from tools.network.torch_model import SsdResNetFpn, flatten_levels, load_torch
 from tools.network.weights import load_weights
 
@@ -82,6 +82,6 @@ def describe(arch: Architecture, labels: tuple[str, ...], name: str) -> ModelMan
             box_coding=arch.box_coder.coding,
             background=arch.background,
         ),
-        nms=NmsSpec(),
+        nms=OWN_NMS,
         labels=labels,
     )

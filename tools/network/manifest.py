@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from edge_detector.manifest import AnchorSpec, InputSpec
+from edge_detector.manifest import AnchorSpec, InputSpec, NmsSpec
 from tools.network.architecture import Architecture
+
+# Of networks that tools/train trained: models/TRAINING.md has the measurements.
+OWN_NMS = NmsSpec()
 
 
 def input_spec(arch: Architecture) -> InputSpec:

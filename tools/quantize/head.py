@@ -55,9 +55,10 @@ def append_detection_op(
     found = writer.operator(DETECTION_OP, [boxes, scores, anchors], list(_OUTPUTS), shapes, options)
     set_outputs(model, dict(zip(_OUTPUTS, found, strict=True)))
     names = DetectionOpOutputs(boxes=_OUTPUTS[0], classes=_OUTPUTS[1], scores=_OUTPUTS[2], count=_OUTPUTS[3])
+    nms = manifest.nms.model_copy(update={"vote_iou": None})  # the operator cannot do that
     return (
         finish(bytes(flatbuffer_utils.convert_object_to_bytearray(model))),
-        manifest.model_copy(update={"outputs": names}),
+        manifest.model_copy(update={"outputs": names, "nms": nms}),
     )
 
 

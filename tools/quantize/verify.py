@@ -207,6 +207,7 @@ def head_faults(
         DelegateError: the runtime is not installed or does not work.
     """
     manifest = load_manifest(path)
+    raw = raw.model_copy(update={"nms": manifest.nms})  # the operator's: without voting
     with contextlib.ExitStack() as stack:
         detectors = [
             stack.enter_context(contextlib.closing(Detector(described, backend, score)))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_detector.errors import SourceError
 from edge_detector.manifest import InputSpec
 from edge_detector.preprocess.letterbox import letterbox
 
@@ -119,6 +120,24 @@ def test_the_canvas_is_never_the_picture_itself() -> None:
 def test_fill_has_the_colour_order_of_the_picture() -> None:
     canvas, _ = letterbox(plain(20, 10), InputSpec(width=20, height=20, fill=(1, 2, 3)))
     assert canvas[0, 0].tolist() == canvas[-1, -1].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((20, 30), np.uint8),
+        np.zeros((20, 30, 1), np.uint8),
+        np.zeros((20, 30, 4), np.uint8),
+        np.zeros((20, 30, 3), np.float32),
+        np.zeros((20, 30, 3), np.uint16),
+        np.zeros((0, 30, 3), np.uint8),
+    ],
+)
+def test_what_is_no_rgb_picture_is_refused(image: npt.NDArray[np.uint8]) -> None:
+    for interpolation in ("bilinear", "bilinear_legacy"):
+        spec = InputSpec(width=32, height=32, interpolation=interpolation)
+        with pytest.raises(SourceError, match=r"wanted uint8 \[height, width, 3\]: RGB"):
+            letterbox(image, spec)
 
 
 # --- interpolation ---

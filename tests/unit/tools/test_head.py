@@ -30,8 +30,9 @@ MODEL = resolve_model("ssd_resnet50_fpn_person_320_int8")
 def manifest() -> ModelManifest:
     """That of a shipped model, with four different scales so that none can stand for another."""
     found = load_manifest(MODEL)
+    nms = found.nms.model_copy(update={"vote_iou": None})  # the operator has no voting: boxes are compared exactly
     outputs = found.outputs.model_copy(update={"box_coder": (10.0, 9.0, 5.0, 4.5)})
-    return found.model_copy(update={"outputs": outputs})
+    return found.model_copy(update={"outputs": outputs, "nms": nms})
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,13 @@ def test_fast_nms_finds_the_same_where_there_is_one_class(
     wanted, got = detect(appended[1], appended[0], frame, 0.4), detect(described, content, frame, 0.4)
     np.testing.assert_array_equal(got.xyxy, wanted.xyxy)
     np.testing.assert_array_equal(got.confidence, wanted.confidence)
+
+
+def test_the_operator_has_no_words_for_voting(manifest: ModelManifest, appended: tuple[bytes, ModelManifest]) -> None:
+    voting = manifest.model_copy(update={"nms": manifest.nms.model_copy(update={"vote_iou": 0.7})})
+    content, described = append_detection_op(read_model_file(MODEL), voting)
+    assert described.nms.vote_iou is None
+    assert content == appended[0]
 
 
 def test_the_operator_drops_what_is_below_its_threshold(manifest: ModelManifest, frame: Frame) -> None:

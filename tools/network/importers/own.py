@@ -7,11 +7,10 @@ from pathlib import Path
 
 from edge_detector.errors import ModelError
 from edge_detector.labels import read_labels
-from edge_detector.manifest import NmsSpec
 from tools.network.architecture import Architecture
 from tools.network.importers import ImportedNetwork
 from tools.network.importers.tensor_files import metadata, names_in, read_tensors, state_dict
-from tools.network.manifest import input_spec
+from tools.network.manifest import OWN_NMS, input_spec
 from tools.network.weights import Weights
 
 
@@ -38,7 +37,7 @@ def load(path: Path, labels: Path | None) -> ImportedNetwork:
         weights=weights,
         labels=own if labels is None else read_labels(labels),
         input=input_spec(arch),
-        nms=NmsSpec(),
+        nms=OWN_NMS,
         files=(path,),
         framework="tensorflow" if path.suffix in (".keras", ".h5") else "pytorch",
     )
