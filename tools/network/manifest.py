@@ -6,7 +6,7 @@ from edge_detector.manifest import AnchorSpec, InputSpec, NmsSpec
 from tools.network.architecture import Architecture
 
 # Of networks that tools/train trained: models/TRAINING.md has the measurements.
-OWN_NMS = NmsSpec()
+OWN_NMS = NmsSpec(iou_threshold=0.55, vote_iou=0.75)
 
 
 def input_spec(arch: Architecture) -> InputSpec:
