@@ -116,7 +116,7 @@ class Trainer:
         logits = flatten_levels(class_maps, self.model.arch.class_slots)
         codes = flatten_levels(box_maps, 4)
         positive = batch.labels >= 0
-        count = positive.sum().clamp(min=1)
+        count = positive.sum().clamp(min=len(images))  # canvases without objects must not outweigh the rest
         image_index, anchor_index = positive.nonzero(as_tuple=True)
         predicted = decode_boxes(
             codes[image_index, anchor_index],

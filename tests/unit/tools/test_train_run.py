@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tools.network.architecture import Architecture, slim
 from tools.network.torch_model import SsdResNetFpn, flatten_levels
 from tools.network.weights import load_weights, save_weights
 from tools.train import __main__ as program
+from tools.train.assign import BACKGROUND
 from tools.train.augment import Augmentation, Sample
 from tools.train.batches import Batch, BatchMaker, anchors_px, prefetch
 from tools.train.dataset import Photo, load_coco
@@ -96,6 +98,18 @@ def test_a_batch_has_the_shapes_that_the_network_answers_with(coco_set: Callable
     assert batch.images.shape == (3, 3, 96, 96)
     assert batch.images.max() > 150  # pixels, not fractions
     assert (batch.labels >= 0).any(1).all()
+
+
+def test_canvases_without_objects_weigh_no_more_the_more_there_are(
+    coco_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    trainer = make_trainer(load_coco(coco_set())[0], tmp_path, 1)
+    batch = trainer.maker.make(0)
+    batch = replace(batch, labels=torch.full_like(batch.labels, BACKGROUND))
+    twice = Batch(*(torch.cat([part, part]) for part in (batch.images, batch.labels, batch.boxes, batch.exhaustive)))
+    (once, nothing), (more, _) = trainer.loss(batch), trainer.loss(twice)
+    assert more.item() == pytest.approx(once.item(), rel=1e-2)
+    assert nothing.item() == 0
 
 
 def test_a_mixture_of_sides_trains_on_larger_canvases_in_smaller_batches(
