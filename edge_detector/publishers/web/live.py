@@ -63,7 +63,8 @@ class LivePages:
             with _until_gone(request, transport):
                 await response.write(PART_HEAD)
                 serial = 0
-                while not hub.closed:
+                # Gone: asked for here too, as wait_for loses the cancellation that comes while its write ends.
+                while not (hub.closed or transport.is_closing()):
                     picture = await hub.picture(serial, look)
                     serial = self._seen(serial, picture.serial, pause)
                     await asyncio.wait_for(response.write(picture.jpeg + b"\r\n" + PART_HEAD), self._site.stall_s)
@@ -101,7 +102,7 @@ class LivePages:
         self, socket_: web.WebSocketResponse, camera: str, look: Look | None, pause: _Pause
     ) -> None:
         hub, stall_s, serial = self._site.hubs[camera], self._site.stall_s, 0
-        while not hub.closed:
+        while not (hub.closed or socket_.closed):
             if look is None:
                 newest, result = await hub.newest(serial)
                 serial = self._seen(serial, newest, pause)

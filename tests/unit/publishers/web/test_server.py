@@ -246,6 +246,16 @@ def test_viewers_beyond_the_limit_are_refused_until_one_leaves(make_result: Make
                 assert fourth.status == 200
 
 
+def test_a_viewer_who_leaves_at_its_first_picture_frees_its_place_though_no_other_follows(
+    make_result: MakeResult,
+) -> None:
+    with server() as web:
+        web.publish(make_result())
+        for _ in range(300):
+            Viewer(web).__exit__()
+            wait_until(lambda: json.loads(get(web, "/api/status")[2])["viewers"] == 0)
+
+
 def test_port_in_use_is_a_publish_error_that_says_what_to_do(web: WebPublisher) -> None:
     with pytest.raises(
         PublishError, match=r"port \d+ of 127\.0\.0\.1: it is in use; stop the other program or choose another"
