@@ -75,21 +75,20 @@ def _targets(run: Run) -> str:
 
 
 def _stages(results: StageResults) -> str:
-    """Return p50 and p95 of each stage with the most threads, a column per runtime, model and classes."""
+    """Return p50 and p95 of each stage with the most threads, a table per runtime."""
     most = max(row.threads for row in results.rows)
     rows = [row for row in results.rows if row.threads == most]
-    columns = list(dict.fromkeys((row.runtime, row.model, row.classes) for row in rows))
-    cells = {(row.stage, (row.runtime, row.model, row.classes)): row for row in rows}
-    lines = []
-    for stage in sorted({row.stage for row in rows}, key=lambda name: (baseline_of(name) is None, name)):
-        found = [cells.get((stage, column)) for column in columns]
-        base = [cells.get((baseline_of(stage) or "", column)) for column in columns]
-        lines.append((stage, *(_cell(row, other) for row, other in zip(found, base, strict=True))))
-    headings = [f"{runtime}<br>{model}, {classes} classes" for runtime, model, classes in columns]
-    return (
-        f"Milliseconds, p50 (p95), {most} threads; of letterbox also times {BARE}, of detect times invoke.\n\n"
-        + table(("stage", *headings), lines)
-    )
+    parts = [f"Milliseconds, p50 (p95), {most} threads; of letterbox also times {BARE}, of detect times invoke."]
+    for runtime in dict.fromkeys(row.runtime for row in rows):
+        cells = {(row.stage, (row.model, row.classes)): row for row in rows if row.runtime == runtime}
+        columns = list(dict.fromkeys(column for _, column in cells))
+        lines = []
+        for stage in sorted({stage for stage, _ in cells}, key=lambda name: (baseline_of(name) is None, name)):
+            pairs = ((cells.get((stage, key)), cells.get((baseline_of(stage) or "", key))) for key in columns)
+            lines.append((stage, *(_cell(row, other) for row, other in pairs)))
+        headings = (f"{model}, {classes} classes" for model, classes in columns)
+        parts.append(table((runtime, *headings), lines))
+    return "\n\n".join(parts)
 
 
 def _cell(row: StageRow | None, baseline: StageRow | None) -> str:
