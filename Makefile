@@ -23,7 +23,7 @@ check: lint test  ## All that CI checks on one Python.
 
 CALIBRATION ?= ../shared/data/calibration
 models: $(VENV)/.convert  ## Make the shipped models again; CALIBRATION is the folder of photos to calibrate on.
-	for side in 320 640; do \
+	for side in 320 416 640; do \
 	  $(BIN)/python tools/quantize models/ssd_resnet50_fpn_person.safetensors --calibration $(CALIBRATION) \
 	    --input-size $$side --output models/ssd_resnet50_fpn_person_$${side}_int8.tflite || exit; \
 	done

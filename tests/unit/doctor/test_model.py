@@ -66,7 +66,7 @@ def noisy_weights(content: bytearray) -> None:
         (lambda content: content[:-3000], "cut off"),
         (lambda content: b"\x00" * 5000, "not a TFLite model"),
         (lambda content: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (zero_weights, "misses 2 "),
+        (zero_weights, "misses 3 "),
         (noisy_weights, "misses 3 "),
     ],
     ids=["half", "no end", "zeros", "lfs", "zero weights", "noisy weights"],
