@@ -102,7 +102,7 @@ class LivePages:
         self, socket_: web.WebSocketResponse, camera: str, look: Look | None, pause: _Pause
     ) -> None:
         hub, stall_s, serial = self._site.hubs[camera], self._site.stall_s, 0
-        while not (hub.closed or socket_.closed):
+        while not hub.closed:
             if look is None:
                 newest, result = await hub.newest(serial)
                 serial = self._seen(serial, newest, pause)
